@@ -1,0 +1,21 @@
+"""The exceptions that a user can meet. Each message is one sentence that carries the offending value."""
+
+
+class UDCDefenseError(Exception):
+    """Base of every error that is the input's fault and not the program's."""
+
+
+class ImageError(UDCDefenseError):
+    """An image that cannot be read, is too large, or is not an image."""
+
+
+class SceneError(UDCDefenseError):
+    """A scene folder, crop list or paired folder that cannot be used."""
+
+
+class CheckpointError(UDCDefenseError):
+    """A checkpoint that is missing, damaged or of another kind than asked for."""
+
+
+class SettingError(UDCDefenseError, ValueError):
+    """A parameter outside its range or a name that is not registered."""

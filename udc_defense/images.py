@@ -1,0 +1,197 @@
+"""The only door for untrusted images: path, bytes or PIL image <-> float tensor (1, 3, H, W) in [0, 1].
+
+Pillow decodes and enforces the formats; OpenCV reads 16-bit RGB PNG and Radiance, which Pillow cannot.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import warnings
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
+from torch import Tensor
+
+from udc_defense.errors import ImageError
+
+MAX_PIXELS = 16_000_000
+FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF", "GIF")
+BACKDROP = 0.5  # transparent pixels are composited over mid grey: hidden colours never show
+SIXTEEN_BIT = ("I;16", "I;16B", "I;16L", "I", "I;16N")
+
+
+def read_image(source: Path | str | bytes | Image.Image, *, max_pixels: int = MAX_PIXELS) -> Tensor:
+    """Any image a stranger brings, upright, as RGB.
+
+    Honours EXIF orientation, ICC profiles of CMYK files, 16-bit samples, palettes and transparency; an animation gives
+    its first frame. The size is checked in the header, before a pixel is decoded.
+
+    Args:
+        source: a path, the bytes of a file, or an open PIL image.
+        max_pixels: larger images are refused.
+
+    Returns:
+        float32 (1, 3, H, W) in [0, 1].
+
+    Raises:
+        ImageError: one sentence that says what is wrong with the image.
+    """
+    name = "the image" if isinstance(source, (bytes, Image.Image)) else str(source)
+    data = None if isinstance(source, Image.Image) else _read_bytes(source, name)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # our own cap below is lower
+            image = source if isinstance(source, Image.Image) else Image.open(io.BytesIO(data or b""), formats=FORMATS)
+            _check_size(image, name, max_pixels)
+            return _to_tensor(image, data)
+    except ImageError:
+        raise
+    except Image.DecompressionBombError as error:
+        raise ImageError(f"{name}: more pixels than the {max_pixels / 1e6:g} MP allowed.") from error
+    except UnidentifiedImageError as error:
+        raise ImageError(f"{name}: not an image in one of the formats {', '.join(FORMATS)}.") from error
+    except (OSError, SyntaxError, ValueError, EOFError, MemoryError, ImageCms.PyCMSError) as error:
+        raise ImageError(f"{name}: damaged or truncated, it cannot be decoded.") from error
+
+
+def _read_bytes(source: Path | str | bytes, name: str) -> bytes:
+    if isinstance(source, bytes):
+        return source
+    try:
+        return Path(source).read_bytes()
+    except (OSError, ValueError) as error:
+        raise ImageError(f"{name}: cannot be read ({getattr(error, 'strerror', None) or error}).") from error
+
+
+def _check_size(image: Image.Image, name: str, max_pixels: int) -> None:
+    width, height = image.size
+    if width < 1 or height < 1:
+        raise ImageError(f"{name}: has no pixels.")
+    if width * height > max_pixels:
+        raise ImageError(f"{name}: {width}x{height} pixels, more than the {max_pixels / 1e6:g} MP allowed.")
+
+
+def _to_tensor(image: Image.Image, data: bytes | None) -> Tensor:
+    image.seek(0)
+    orientation = image.getexif().get(0x0112, 1)
+    if image.mode in SIXTEEN_BIT:
+        array = np.asarray(image, dtype=np.float32) / 65535.0
+        rgb = np.repeat(_rotate(array, orientation)[..., None], 3, axis=-1)
+    elif data is not None and (deep := _decode_deep_png(image, data)) is not None:
+        rgb = _rotate(deep, orientation)
+    else:
+        rgb = _eight_bit(ImageOps.exif_transpose(image))
+    array = np.ascontiguousarray(rgb, dtype=np.float32).clip(0.0, 1.0)
+    return torch.from_numpy(array).permute(2, 0, 1)[None].contiguous()
+
+
+def _eight_bit(image: Image.Image) -> np.ndarray:
+    """8-bit modes to RGB in [0, 1]; alpha over grey; CMYK through its profile."""
+    if image.mode == "CMYK" and (profile := image.info.get("icc_profile")):
+        converted = ImageCms.profileToProfile(
+            image, ImageCms.ImageCmsProfile(io.BytesIO(profile)), ImageCms.createProfile("sRGB"), outputMode="RGB"
+        )
+        image = converted if converted is not None else image
+    if image.has_transparency_data:
+        array = np.asarray(image.convert("RGBA"), dtype=np.float32) / 255.0
+        return _over_grey(array)
+    return np.asarray(image.convert("RGB"), dtype=np.float32) / 255.0
+
+
+def _over_grey(rgba: np.ndarray) -> np.ndarray:
+    return rgba[..., :3] * rgba[..., 3:] + BACKDROP * (1.0 - rgba[..., 3:])
+
+
+def _decode_deep_png(image: Image.Image, data: bytes) -> np.ndarray | None:
+    """16-bit colour PNGs and TIFFs, which Pillow would silently cut to 8 bit, as RGB in [0, 1]; None for any other."""
+    if image.format not in ("PNG", "TIFF"):
+        return None
+    if image.format == "PNG" and data[24:25] != b"\x10":  # bit depth, in the header chunk
+        return None
+    array = decode_bytes(data)
+    if array is None or array.dtype != np.uint16:
+        return None
+    deep = array.astype(np.float32) / 65535.0
+    if deep.ndim == 2:
+        return np.repeat(deep[..., None], 3, axis=-1)
+    if deep.shape[2] == 4:
+        return _over_grey(deep[..., [2, 1, 0, 3]])
+    return deep[..., ::-1]
+
+
+def _rotate(array: np.ndarray, orientation: int) -> np.ndarray:
+    """EXIF orientation 1…8 for arrays, as ImageOps.exif_transpose does for 8-bit images."""
+    if orientation in (2, 4, 5, 7):
+        array = array[:, ::-1]
+    turns = {3: 2, 4: 2, 5: 1, 6: 3, 7: 3, 8: 1}.get(orientation, 0)
+    return np.rot90(array, turns)
+
+
+def decode_bytes(data: bytes) -> np.ndarray | None:
+    """OpenCV's decoding at full depth, channels as stored (BGR); None where it cannot."""
+    import cv2
+
+    os.environ.setdefault("OPENCV_LOG_LEVEL", "SILENT")
+    try:
+        return cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED | cv2.IMREAD_IGNORE_ORIENTATION)
+    except cv2.error:
+        return None
+
+
+def quantize(image: Tensor, bits: int = 8) -> Tensor:
+    """Clamp to [0, 1] and round to the grid of an 8- or 16-bit file."""
+    levels = 2**bits - 1
+    return (image.clamp(0, 1) * levels).round() / levels
+
+
+def quantize_towards(image: Tensor, anchor: Tensor) -> Tensor:
+    """Put an attacked image on the 8-bit grid by rounding each value towards `anchor`, which lies on the grid.
+
+    No perturbation grows: what held |δ| ≤ ε or an L2 bound before, holds it in the file.
+    """
+    levels = 255
+    delta = (image.clamp(0, 1) - anchor) * levels
+    return (anchor * levels + torch.trunc(delta + 1e-3 * delta.sign())).round() / levels
+
+
+def to_pil(image: Tensor) -> Image.Image:
+    """(1, 3, H, W) or (3, H, W) in [0, 1] as an 8-bit PIL image."""
+    array = (quantize(_single(image)) * 255).round().to(torch.uint8)
+    return Image.fromarray(array.permute(1, 2, 0).cpu().numpy(), mode="RGB")
+
+
+def write_png(image: Tensor, path: Path | str, *, bits: int = 8) -> None:
+    """Write (1, 3, H, W) in [0, 1] as a lossless PNG of 8 or 16 bit, atomically.
+
+    Raises:
+        ImageError: the file cannot be written.
+    """
+    import cv2
+
+    if bits not in (8, 16):
+        raise ImageError(f"{bits} bits per channel: a PNG has 8 or 16.")
+    levels = (quantize(_single(image), bits) * (2**bits - 1)).round().permute(1, 2, 0).cpu().numpy()
+    done, data = cv2.imencode(".png", levels[..., ::-1].astype(np.uint8 if bits == 8 else np.uint16))
+    if not done:
+        raise ImageError(f"{path}: the image cannot be encoded.")
+    write_file(path, data.tobytes())
+
+
+def write_file(path: Path | str, data: bytes) -> None:
+    """Write a file in one step: a full disk or a kill leaves the old file, never half a new one."""
+    path = Path(path)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary.write_bytes(data)
+        os.replace(temporary, path)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise ImageError(f"{path}: cannot be written ({error.strerror}).") from error
+
+
+def _single(image: Tensor) -> Tensor:
+    return (image[0] if image.dim() == 4 else image).detach().float()

@@ -1,0 +1,246 @@
+"""Panel layout to point spread function: Fraunhofer diffraction of a display's openings in front of a phone's lens.
+
+The lens sees the panel's aperture function A(x); at focus the intensity is |F{A}(u / λf)|² (Goodman, Introduction to
+Fourier Optics, eq. 5-14), summed over wavelengths and averaged over each sensor pixel. One pixel of the PSF is one pixel
+of the capture. Lengths are micrometres.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from udc_defense.errors import SettingError
+
+FOCAL_LENGTH = 4670.0
+LENS_DIAMETER = FOCAL_LENGTH / 2
+PIXEL = 2.0
+APERTURE_STEP = 2.5
+SUBSAMPLES = 3  # per pixel side; the Airy disc's full width at half maximum is 1.1 µm
+PSF_RADIUS = 128  # pixels
+# Three lines per colour, weighted as a bell: the spread smears the diffraction orders radially, as a real filter does.
+SPECTRUM = (
+    ((0.59, 0.25), (0.615, 0.5), (0.64, 0.25)),
+    ((0.50, 0.25), (0.53, 0.5), (0.56, 0.25)),
+    ((0.44, 0.25), (0.465, 0.5), (0.49, 0.25)),
+)
+
+Layout = Callable[[np.ndarray, np.ndarray], np.ndarray]
+
+
+@dataclass(frozen=True)
+class Panel:
+    """A display in front of the lens.
+
+    Attributes:
+        name: what users type.
+        title: what users read.
+        layout: coordinates (x, y) in µm -> transmitted amplitude in [0, 1].
+        transmission: share of the light that reaches the sensor, per channel.
+        light: electrons that radiance 1 would give without the panel; sets the noise.
+    """
+
+    name: str
+    title: str
+    layout: Layout
+    transmission: tuple[float, float, float]
+    light: float
+
+
+def fraunhofer(
+    aperture: Tensor, *, step: float, wavelength: float, focal_length: float, pitch: float, size: int
+) -> Tensor:
+    """Far-field intensity |Σ A(x) exp(-2πi x·u/λf)|² step⁴ on a centred grid, by two matrix products.
+
+    Args:
+        aperture: transmitted amplitude (N, N).
+        step: distance of its samples.
+        wavelength, focal_length: of the light and of the lens.
+        pitch: distance of the output samples in the focal plane.
+        size: output side in samples.
+
+    Returns:
+        (size, size) float64.
+    """
+    x = (torch.arange(aperture.shape[-1], dtype=torch.float64) - (aperture.shape[-1] - 1) / 2) * step
+    u = (torch.arange(size, dtype=torch.float64) - (size - 1) / 2) * pitch
+    phase = (-2 * math.pi / (wavelength * focal_length)) * u[:, None] * x[None, :]
+    kernel = torch.polar(torch.ones_like(phase), phase).to(torch.complex64)
+    field = kernel @ aperture.to(torch.complex64) @ kernel.T
+    return (field.abs().double() ** 2) * step**4
+
+
+def lens_aperture(layout: Layout) -> Tensor:
+    """The panel's amplitude inside the lens's circular pupil, float32 (N, N)."""
+    count = math.ceil(LENS_DIAMETER / APERTURE_STEP) + 2
+    axis = (np.arange(count) - (count - 1) / 2) * APERTURE_STEP
+    x, y = np.meshgrid(axis, axis)
+    pupil = np.hypot(x, y) <= LENS_DIAMETER / 2
+    return torch.from_numpy((layout(x, y) * pupil).astype(np.float32))
+
+
+def compute_psf(layout: Layout, *, radius: int = PSF_RADIUS) -> Tensor:
+    """PSF (3, 2·radius+1, 2·radius+1), float32, each channel of unit sum."""
+    aperture = lens_aperture(layout)
+    size = 2 * radius + 1
+    channels = []
+    for lines in SPECTRUM:
+        intensity = sum(
+            weight
+            * fraunhofer(
+                aperture,
+                step=APERTURE_STEP,
+                wavelength=wavelength,
+                focal_length=FOCAL_LENGTH,
+                pitch=PIXEL / SUBSAMPLES,
+                size=size * SUBSAMPLES,
+            )
+            / wavelength**2
+            for wavelength, weight in lines
+        )
+        pixels = F.avg_pool2d(intensity[None, None], SUBSAMPLES)[0, 0]
+        channels.append(pixels / pixels.sum())
+    return torch.stack(channels).float()
+
+
+@lru_cache(maxsize=8)
+def panel_psf(name: str) -> Tensor:
+    """The PSF of a named panel, computed once per process (about two seconds)."""
+    return compute_psf(get_panel(name).layout)
+
+
+def vary_psf(psf: Tensor, *, rotation: float = 0.0, scale: float = 1.0, strength: float = 1.0) -> Tensor:
+    """The same panel seen from another place: side lobes turned, stretched and weighted, the core kept.
+
+    Args:
+        psf: (3, K, K), unit sum.
+        rotation: degrees.
+        scale: of the lobes' radii.
+        strength: of the lobes' energy.
+
+    Returns:
+        (3, K, K), unit sum.
+    """
+    side = psf.shape[-1]
+    axis = torch.arange(side, dtype=psf.dtype) - side // 2
+    core = (torch.hypot(*torch.meshgrid(axis, axis, indexing="ij")) <= 2.5).to(psf)
+    cos, sin = math.cos(math.radians(rotation)) / scale, math.sin(math.radians(rotation)) / scale
+    affine = psf.new_tensor([[[cos, -sin, 0.0], [sin, cos, 0.0]]])
+    grid = F.affine_grid(affine, [1, 3, side, side], align_corners=True)
+    lobes = psf * (1 - core)
+    moved = F.grid_sample(lobes[None], grid, align_corners=True)[0] * (1 - core)
+    energy = lobes.sum((-2, -1), keepdim=True) / moved.sum((-2, -1), keepdim=True).clamp_min(1e-12)
+    varied = psf * core + moved * energy * strength
+    return varied / varied.sum((-2, -1), keepdim=True)
+
+
+def random_psf(psf: Tensor, generator: torch.Generator) -> Tensor:
+    """A draw of the positions on a panel: any rotation within ±15°, scale ±5 %, strength ±20 %."""
+    rotation, scale, strength = (torch.rand(3, generator=generator) * 2 - 1).tolist()
+    return vary_psf(psf, rotation=15 * rotation, scale=1 + 0.05 * scale, strength=1 + 0.2 * strength)
+
+
+def _soft(distance: np.ndarray) -> np.ndarray:
+    """Edge at distance 0 (positive inside), antialiased over one aperture sample."""
+    return np.clip(distance / APERTURE_STEP + 0.5, 0.0, 1.0)
+
+
+def _stripes(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """T-OLED: vertical openings of 35 µm in a pitch of 168 µm (open ratio 0.21)."""
+    offset = np.abs((x + 84.0) % 168.0 - 84.0)
+    return _soft(17.6 - offset)
+
+
+def _pentile(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """P-OLED: diamonds of red and blue, small ones of green between them, and wires; open ratio 0.23."""
+    pitch = 126.0
+
+    def diamond(cx: float, cy: float, half: float) -> np.ndarray:
+        dx = np.abs((x - cx * pitch + pitch / 2) % pitch - pitch / 2)
+        dy = np.abs((y - cy * pitch + pitch / 2) % pitch - pitch / 2)
+        return _soft((half - dx - dy) / math.sqrt(2))
+
+    opaque = np.maximum(diamond(0, 0, 48.0), diamond(0.5, 0.5, 48.0))
+    for centre in ((0.5, 0.0), (0.0, 0.5)):
+        opaque = np.maximum(opaque, diamond(*centre, 28.0))
+    wires = _soft(5.0 - np.abs((y + pitch / 4) % (pitch / 2) - pitch / 4))
+    return 1.0 - np.maximum(opaque, wires)
+
+
+def _hexagonal_grid(spacing: float, turned: float) -> np.ndarray:
+    """Points (n, 2) of a hexagonal grid, turned by radians, that cover the lens."""
+    count = int(LENS_DIAMETER / spacing) + 4
+    i, j = np.meshgrid(np.arange(-count, count + 1), np.arange(-count, count + 1))
+    points = np.stack([(i + j / 2) * spacing, j * spacing * math.sqrt(3) / 2], axis=-1).reshape(-1, 2)
+    rotation = np.array([[math.cos(turned), math.sin(turned)], [-math.sin(turned), math.cos(turned)]])
+    points = points @ rotation
+    return points[np.hypot(*points.T) < LENS_DIAMETER / 2 + spacing]
+
+
+@dataclass(frozen=True)
+class DiscGrid:
+    """A hexagonal grid of opaque discs with vacancies and scatter: spacing, radius (µm) and turn (radians)."""
+
+    spacing: float
+    radius: float
+    turned: float
+
+
+# Fitted by benchmarks/fit_axon20.py to the published figures of the phone's PSF: two grids turned by 30° give the rosette
+# of twelve, their vacancies the halo between the lobes, the discs' size its extent.
+AXON20_GRIDS = (DiscGrid(46.0, 16.2, 0.0), DiscGrid(55.7, 14.4, math.pi / 6))
+AXON20_OCCUPANCY = 0.57
+AXON20_POSITION_SCATTER = 4.0
+AXON20_RADIUS_SCATTER = 0.286
+
+
+def _discs(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """Axon 20: the two grids of opaque discs; open ratio about 0.63."""
+    random = np.random.default_rng(0)
+    open_ = np.ones_like(x)
+    for grid in AXON20_GRIDS:
+        points = _hexagonal_grid(grid.spacing, grid.turned)
+        points = points[random.random(len(points)) < AXON20_OCCUPANCY]
+        points = points + random.normal(size=points.shape) * AXON20_POSITION_SCATTER
+        radii = grid.radius * np.clip(1 + random.normal(size=len(points)) * AXON20_RADIUS_SCATTER, 0.2, 2.0)
+        for (cx, cy), radius in zip(points, radii, strict=True):
+            _punch(open_, x, y, cx, cy, radius)
+    return open_
+
+
+def _punch(open_: np.ndarray, x: np.ndarray, y: np.ndarray, cx: float, cy: float, radius: float) -> None:
+    """Make one disc opaque, touching only the window around it."""
+    reach = radius + 2 * APERTURE_STEP
+    top, bottom = np.searchsorted(y[:, 0], [cy - reach, cy + reach])
+    left, right = np.searchsorted(x[0], [cx - reach, cx + reach])
+    window = (slice(top, bottom), slice(left, right))
+    open_[window] *= _soft(np.hypot(x[window] - cx, y[window] - cy) - radius)
+
+
+PANELS = {
+    panel.name: panel
+    for panel in (
+        Panel("axon20", "ZTE Axon 20-like: rosette of flare", _discs, (0.60, 0.62, 0.58), 4005.0),
+        Panel("toled", "T-OLED: stripes, blur across them", _stripes, (0.20, 0.20, 0.19), 10_024.0),
+        Panel("poled", "P-OLED: pentile, dim and hazy", _pentile, (0.031, 0.029, 0.019), 10_024.0),
+    )
+}
+
+
+def get_panel(name: str) -> Panel:
+    """The panel of that name.
+
+    Raises:
+        SettingError: there is none.
+    """
+    try:
+        return PANELS[name]
+    except KeyError:
+        raise SettingError(f"panel {name!r} is not one of {', '.join(PANELS)}.") from None

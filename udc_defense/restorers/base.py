@@ -1,0 +1,45 @@
+"""What every restorer shares: any size in, the same size out, in the tone-mapped domain."""
+
+from __future__ import annotations
+
+import torch.nn.functional as F
+from diffusers import ConfigMixin, ModelMixin
+from torch import Tensor
+
+
+class Restorer(ModelMixin, ConfigMixin):
+    """Base of restorers. Subclasses register their configuration and define `network_forward`.
+
+    Attributes:
+        multiple: the network's sides must be multiples of this; the base pads.
+        receptive_radius: how far an input pixel reaches; tiles overlap by it.
+    """
+
+    multiple = 1
+    receptive_radius = 64
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Capture (B, 3, H, W) to restored image, both tone-mapped. Nothing is clamped here; metrics and files clamp."""
+        height, width = image.shape[-2:]
+        padded = pad_to_multiple(image, self.multiple)
+        return self.from_network(self.network_forward(self.to_network(padded)))[..., :height, :width]
+
+    def network_forward(self, image: Tensor) -> Tensor:
+        """The network in its own domain, sides a multiple of `multiple`."""
+        raise NotImplementedError
+
+    def to_network(self, image: Tensor) -> Tensor:
+        """Tone-mapped values to the network's domain; the identity unless a network says otherwise."""
+        return image
+
+    def from_network(self, image: Tensor) -> Tensor:
+        """The network's domain to tone-mapped values."""
+        return image
+
+
+def pad_to_multiple(image: Tensor, multiple: int) -> Tensor:
+    """Pad right and below to a multiple: by reflection, by the edge where the image is too small to reflect."""
+    height, width = image.shape[-2:]
+    bottom, right = -height % multiple, -width % multiple
+    mode = "reflect" if bottom < height and right < width else "replicate"
+    return F.pad(image, (0, right, 0, bottom), mode=mode) if bottom or right else image

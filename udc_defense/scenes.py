@@ -1,0 +1,258 @@
+"""What light goes in: Radiance panoramas as perspective crops, ordinary photos, and folders of captured pairs.
+
+A crop list is a CSV file with the columns split, path, kind, yaw_deg, pitch_deg, fov_deg, box, adaptive; `kind` is
+`perspective` (a 256² view into a panorama) or `box` (the centre 256² of a photo, halved first where it is large enough).
+"""
+
+from __future__ import annotations
+
+import csv
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from udc_defense.errors import SceneError
+from udc_defense.images import decode_bytes, read_image
+from udc_defense.imaging import MAX_RADIANCE, expose, inverse_tone_map, tone_map
+
+CROP_SIZE = 256
+MAX_PANORAMA_PIXELS = 64_000_000
+PHOTO_WHITE = 0.98  # the brightest tone of a photo that is a surface and not a lamp; radiance 12
+LAMP_TONE = 254 / 255
+LAMP_AREA = 1 / 1000  # clipped areas up to this share of the photo are lamps; larger ones are sky or paper
+
+Domain = Literal["tonemapped", "srgb", "linear"]
+
+
+def read_panorama(path: Path | str) -> Tensor:
+    """An equirectangular Radiance file as linear RGB (1, 3, H, W), not exposed.
+
+    Raises:
+        SceneError: the file is missing, is no Radiance picture or is larger than 64 MP.
+    """
+    path = Path(path)
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise SceneError(f"{path}: cannot be read ({error.strerror}).") from error
+    width, height = _radiance_size(data, path)
+    if width * height > MAX_PANORAMA_PIXELS:
+        raise SceneError(f"{path}: {width}x{height} pixels, more than the {MAX_PANORAMA_PIXELS // 10**6} MP allowed.")
+    pixels = decode_bytes(data)
+    if pixels is None or pixels.dtype != np.float32 or pixels.ndim != 3:
+        raise SceneError(f"{path}: damaged, its pixels cannot be decoded.")
+    light = torch.from_numpy(np.nan_to_num(np.ascontiguousarray(pixels[..., ::-1]), nan=0.0, posinf=1e6, neginf=0.0))
+    return light.clamp_min(0).permute(2, 0, 1)[None]
+
+
+def _radiance_size(data: bytes, path: Path) -> tuple[int, int]:
+    """Width and height from the header `-Y height +X width`, before anything is decoded."""
+    head = data[:4096].split(b"\n")
+    if not head[0].startswith((b"#?RADIANCE", b"#?RGBE")):
+        raise SceneError(f"{path}: not a Radiance .hdr file.")
+    for line in head:
+        words = line.split()
+        if len(words) == 4 and words[0] == b"-Y" and words[2] == b"+X" and words[1].isdigit() and words[3].isdigit():
+            return int(words[3]), int(words[1])
+    raise SceneError(f"{path}: its header has no '-Y height +X width' line.")
+
+
+def perspective(panorama: Tensor, *, yaw: float, pitch: float, fov: float, size: int = CROP_SIZE) -> Tensor:
+    """A pinhole view (1, 3, size, size) into an equirectangular panorama (1, 3, H, W).
+
+    Args:
+        panorama: linear radiance.
+        yaw: degrees to the right of the panorama's centre.
+        pitch: degrees above the horizon.
+        fov: horizontal and vertical field of view in degrees, 0 < fov < 180.
+        size: output side in pixels.
+    """
+    if not 0 < fov < 180:
+        raise SceneError(f"field of view {fov} is not between 0 and 180 degrees.")
+    half = math.tan(math.radians(fov) / 2)
+    axis = ((torch.arange(size) + 0.5) / size * 2 - 1) * half
+    y, x = torch.meshgrid(-axis, axis, indexing="ij")
+    ray = F.normalize(torch.stack([x, y, torch.ones_like(x)]), dim=0)
+    tilt, turn = math.radians(pitch), math.radians(yaw)
+    up = ray[1] * math.cos(tilt) + ray[2] * math.sin(tilt)
+    ahead = ray[2] * math.cos(tilt) - ray[1] * math.sin(tilt)
+    longitude = torch.atan2(ray[0], ahead) + turn
+    latitude = torch.asin(up.clamp(-1, 1))
+    # One wrapped column on each side makes the seam at ±180° invisible to the bilinear filter.
+    width = panorama.shape[-1]
+    wrapped = torch.cat([panorama[..., -1:], panorama, panorama[..., :1]], dim=-1)
+    column = torch.remainder(longitude / (2 * math.pi) + 0.5, 1.0) * width + 1
+    grid = torch.stack([column / (width + 2) * 2 - 1, -latitude / (math.pi / 2)], dim=-1)[None]
+    return F.grid_sample(wrapped, grid, mode="bilinear", padding_mode="border", align_corners=False)
+
+
+def scene_from_photo(photo: Tensor) -> Tensor:
+    """The light that would give this photo (B, 3, H, W) as its clean image.
+
+    The inverse tone map, up to tone 0.98: white paper is a surface of radiance 12, not a lamp of 500. Only small areas
+    that are clipped in all channels, as lamps and glints are, get the radiance of a light source.
+    """
+    scene = inverse_tone_map(photo.clamp(0, PHOTO_WHITE))
+    return torch.where(_lamps(photo), torch.full_like(scene, MAX_RADIANCE), scene)
+
+
+def _lamps(photo: Tensor) -> Tensor:
+    """(B, 1, H, W) mask of connected, fully clipped areas that cover at most a thousandth of the photo."""
+    import cv2
+
+    clipped = (photo.amin(dim=1) >= LAMP_TONE).cpu().numpy().astype(np.uint8)
+    limit = max(1.0, LAMP_AREA * photo.shape[-1] * photo.shape[-2])
+    masks = []
+    for mask in clipped:
+        _, labels, statistics, _ = cv2.connectedComponentsWithStats(mask, connectivity=8)
+        small = statistics[:, cv2.CC_STAT_AREA] <= limit
+        small[0] = False  # the background
+        masks.append(small[labels])
+    return torch.from_numpy(np.stack(masks))[:, None].to(photo.device)
+
+
+def clean_image(scene: Tensor) -> Tensor:
+    """The ground truth of a restoration: the exposed scene through the tone map."""
+    return tone_map(scene)
+
+
+@dataclass(frozen=True)
+class Crop:
+    """One row of a crop list. `scene` reads its light as (1, 3, 256, 256), exposed."""
+
+    split: str
+    path: str
+    kind: str
+    yaw: float
+    pitch: float
+    fov: float
+    adaptive: bool
+
+    @property
+    def name(self) -> str:
+        view = f"@{self.yaw:g},{self.pitch:g},{self.fov:g}" if self.kind == "perspective" else ""
+        return self.path + view
+
+    def scene(self, folder: Path | str) -> Tensor:
+        path = Path(folder) / self.path
+        if self.kind == "perspective":
+            return expose(perspective(read_panorama(path), yaw=self.yaw, pitch=self.pitch, fov=self.fov))
+        return scene_from_photo(centre_crop(read_image(path)))
+
+
+def centre_crop(photo: Tensor, size: int = CROP_SIZE) -> Tensor:
+    """The centre size × size of a photo, halved first (2×2 mean) where both sides stay at least `size`.
+
+    Raises:
+        SceneError: the photo is smaller than the crop.
+    """
+    height, width = photo.shape[-2:]
+    if min(height, width) >= 2 * size:
+        photo = F.avg_pool2d(photo, 2)
+        height, width = photo.shape[-2:]
+    if min(height, width) < size:
+        raise SceneError(f"a photo of {width}x{height} pixels is smaller than the {size}x{size} crop.")
+    top, left = (height - size) // 2, (width - size) // 2
+    return photo[..., top : top + size, left : left + size]
+
+
+def read_crops(path: Path | str, split: str | None = None) -> list[Crop]:
+    """The rows of a crop list, all or those of one split.
+
+    Raises:
+        SceneError: the file is missing, lacks a column, or has a row that cannot be parsed.
+    """
+    try:
+        with open(path, newline="", encoding="utf-8") as file:
+            rows = list(csv.DictReader(file))
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise SceneError(f"{path}: cannot be read as a crop list ({error}).") from error
+    crops = [_parse_crop(row, f"{path}, line {number}") for number, row in enumerate(rows, start=2)]
+    chosen = [crop for crop in crops if split in (None, crop.split)]
+    if not chosen:
+        raise SceneError(f"{path}: has no row" + (f" of the split {split!r}." if split else "."))
+    return chosen
+
+
+def _parse_crop(row: dict[str, str], place: str) -> Crop:
+    try:
+        kind = row["kind"]
+        if kind not in ("perspective", "box"):
+            raise SceneError(f"{place}: kind {kind!r} is neither 'perspective' nor 'box'.")
+        angles = [float(row[key] or 0) for key in ("yaw_deg", "pitch_deg", "fov_deg")]
+        return Crop(row["split"], row["path"], kind, *angles, adaptive=row.get("adaptive") == "1")
+    except (KeyError, TypeError, ValueError) as error:
+        raise SceneError(f"{place}: cannot be parsed ({error}).") from error
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A capture and its ground truth on disk, in one of three domains."""
+
+    name: str
+    capture: Path
+    clean: Path
+    domain: Domain
+
+    def load(self) -> tuple[Tensor, Tensor]:
+        """Capture and clean image, each (1, 3, H, W) in the tone-mapped domain."""
+        capture, clean = (to_tone_mapped(_read_array(path), self.domain) for path in (self.capture, self.clean))
+        if capture.shape != clean.shape:
+            raise SceneError(f"{self.name}: capture {_size(capture)} and clean image {_size(clean)} differ in size.")
+        return capture, clean
+
+
+def read_pairs(captures: Path | str, clean: Path | str, domain: Domain = "tonemapped") -> list[Pair]:
+    """Pairs of files of equal stem in two folders: PNG of 8 or 16 bit, other images, or .npy of shape (H, W, 3).
+
+    Args:
+        captures: the folder of captures.
+        clean: the folder of ground truths.
+        domain: `tonemapped` (x/(x+0.25), as SYNTH's), `srgb` (display-referred, as T-OLED and P-OLED), or `linear`.
+
+    Raises:
+        SceneError: a folder cannot be read, or a capture lacks its ground truth.
+    """
+    if domain not in ("tonemapped", "srgb", "linear"):
+        raise SceneError(f"domain {domain!r} is not tonemapped, srgb or linear.")
+    left, right = _stems(captures), _stems(clean)
+    missing = sorted(set(left) ^ set(right))
+    if missing or not left:
+        raise SceneError(f"{captures} and {clean}: " + (f"{missing[0]!r} is in one only." if missing else "no image."))
+    return [Pair(stem, left[stem], right[stem], domain) for stem in sorted(left)]
+
+
+def _stems(folder: Path | str) -> dict[str, Path]:
+    try:
+        files = [path for path in Path(folder).iterdir() if path.is_file() and not path.name.startswith(".")]
+    except OSError as error:
+        raise SceneError(f"{folder}: cannot be read as a folder ({error.strerror}).") from error
+    return {path.stem: path for path in files}
+
+
+def to_tone_mapped(image: Tensor, domain: Domain) -> Tensor:
+    """Bring values of a domain to the tone-mapped one. Display-referred sRGB is one already, by definition of ours:
+    a photo is its own clean image, and a perturbation's size is meant in the values of the file."""
+    return tone_map(image.clamp(0, MAX_RADIANCE)) if domain == "linear" else image
+
+
+def _read_array(path: Path) -> Tensor:
+    if path.suffix.lower() != ".npy":
+        return read_image(path)
+    try:
+        array = np.load(path, allow_pickle=False)
+    except (OSError, ValueError) as error:
+        raise SceneError(f"{path}: cannot be read as a NumPy array ({error}).") from error
+    if array.ndim != 3 or array.shape[2] != 3 or not np.isfinite(array).all():
+        raise SceneError(f"{path}: holds {array.shape}, not finite values of shape (H, W, 3).")
+    return torch.from_numpy(np.ascontiguousarray(array, dtype=np.float32)).permute(2, 0, 1)[None]
+
+
+def _size(image: Tensor) -> str:
+    return f"{image.shape[-1]}x{image.shape[-2]}"

@@ -1,0 +1,140 @@
+"""Endless simulated captures from a folder of panoramas and photos; sample i depends on (seed, i) alone."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import lru_cache
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from udc_defense.errors import SceneError
+from udc_defense.images import read_image
+from udc_defense.imaging import MAX_RADIANCE, capture, expose
+from udc_defense.optics import get_panel, panel_psf, random_psf
+from udc_defense.scenes import CROP_SIZE, Pair, clean_image, perspective, read_crops, read_panorama, scene_from_photo
+
+PHOTO_SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff"}
+EXPOSURE_STOPS = 1.0  # scenes are shown between half and twice their exposure
+
+
+def list_scenes(folder: Path | str, crops: Path | str | None = None) -> list[Path]:
+    """The panoramas and photos below a folder, without any scene that the crop list evaluates on.
+
+    Raises:
+        SceneError: nothing is left.
+    """
+    folder = Path(folder)
+    kept_out = set()
+    if crops is not None:
+        kept_out = {(Path(crops).parent / crop.path).resolve() for crop in read_crops(crops)}
+    files = sorted(path for path in folder.rglob("*") if path.suffix.lower() in PHOTO_SUFFIXES | {".hdr"})
+    scenes = [path for path in files if path.resolve() not in kept_out]
+    if not scenes:
+        raise SceneError(f"{folder}: holds no .hdr panorama or photo to train on.")
+    return scenes
+
+
+class SimulatedCaptures(Dataset[tuple[Tensor, Tensor]]):
+    """Item i: `crops` random crops of one simulated capture and of its clean image, each (crops, 3, size, size).
+
+    Args:
+        scenes: panoramas (.hdr) and photos.
+        panels: names to draw from; a name given twice is drawn twice as often.
+        length: number of items.
+        size: side of a crop.
+        crops: crops per capture.
+        seed: of everything random.
+    """
+
+    def __init__(
+        self, scenes: Sequence[Path], panels: Sequence[str], *, length: int, size: int, crops: int, seed: int
+    ) -> None:
+        self.scenes, self.panels = list(scenes), [get_panel(name) for name in panels]
+        self.length, self.size, self.crops, self.seed = length, size, crops, seed
+
+    def __len__(self) -> int:
+        return self.length
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
+        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + index)
+        scene = self._flip(self._view(generator), generator)
+        panel = self.panels[_choice(len(self.panels), generator)]
+        psf = random_psf(panel_psf(panel.name), generator)
+        captured, clean = capture(scene, panel, psf=psf, generator=generator), clean_image(scene)
+        offsets = torch.randint(0, scene.shape[-1] - self.size + 1, (self.crops, 2), generator=generator).tolist()
+        cut = [torch.cat([im[..., y : y + self.size, x : x + self.size] for y, x in offsets]) for im in (captured, clean)]
+        return cut[0], cut[1]
+
+    def _view(self, generator: torch.Generator) -> Tensor:
+        path = self.scenes[_choice(len(self.scenes), generator)]
+        if path.suffix.lower() != ".hdr":
+            return scene_from_photo(_random_crop(_photo(path), generator))
+        yaw, pitch, fov, stops = torch.rand(4, generator=generator).tolist()
+        view = perspective(_panorama(path), yaw=360 * yaw, pitch=40 * pitch - 20, fov=60 + 40 * fov)
+        return (expose(view) * 2 ** (EXPOSURE_STOPS * (2 * stops - 1))).clamp_max(MAX_RADIANCE)
+
+    @staticmethod
+    def _flip(scene: Tensor, generator: torch.Generator) -> Tensor:
+        horizontal, transposed = torch.rand(2, generator=generator).tolist()
+        scene = scene.flip(-1) if horizontal < 0.5 else scene
+        return scene.transpose(-1, -2) if transposed < 0.25 else scene
+
+
+class PairedCrops(Dataset[tuple[Tensor, Tensor]]):
+    """Random crops of captured pairs on disk, with the same items as `SimulatedCaptures`."""
+
+    def __init__(self, pairs: Sequence[Pair], *, length: int, size: int, crops: int, seed: int) -> None:
+        self.pairs, self.length, self.size, self.crops, self.seed = list(pairs), length, size, crops, seed
+
+    def __len__(self) -> int:
+        return self.length
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
+        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + index)
+        pair = self.pairs[_choice(len(self.pairs), generator)]
+        captured, clean = pair.load()
+        height, width = captured.shape[-2:]
+        if min(height, width) < self.size:
+            raise SceneError(f"{pair.name}: {width}x{height} pixels, smaller than the {self.size}x{self.size} crops.")
+        cut: tuple[list[Tensor], list[Tensor]] = ([], [])
+        for _ in range(self.crops):
+            top = _choice(height - self.size + 1, generator)
+            left = _choice(width - self.size + 1, generator)
+            for images, out in zip((captured, clean), cut, strict=True):
+                out.append(images[..., top : top + self.size, left : left + self.size])
+        return torch.cat(cut[0]), torch.cat(cut[1])
+
+
+def join(items: Sequence[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
+    """Collate items of several crops into one batch."""
+    return torch.cat([item[0] for item in items]), torch.cat([item[1] for item in items])
+
+
+def _choice(count: int, generator: torch.Generator) -> int:
+    return int(torch.randint(0, count, (1,), generator=generator))
+
+
+def _random_crop(photo: Tensor, generator: torch.Generator) -> Tensor:
+    """A random 256² crop at a random scale between the file's and the smallest that still fits."""
+    smallest = CROP_SIZE / min(photo.shape[-2:])
+    scale = max(smallest, 1.0) if smallest >= 1 else smallest + (1 - smallest) * torch.rand(1, generator=generator).item()
+    if scale != 1:
+        size = [max(CROP_SIZE, round(side * scale)) for side in photo.shape[-2:]]
+        photo = F.interpolate(photo, size=size, mode="bilinear", antialias=True).clamp(0, 1)
+    top = _choice(photo.shape[-2] - CROP_SIZE + 1, generator)
+    left = _choice(photo.shape[-1] - CROP_SIZE + 1, generator)
+    return photo[..., top : top + CROP_SIZE, left : left + CROP_SIZE]
+
+
+@lru_cache(maxsize=256)
+def _panorama(path: Path) -> Tensor:
+    return read_panorama(path)
+
+
+@lru_cache(maxsize=64)
+def _photo(path: Path) -> Tensor:
+    return read_image(path)
