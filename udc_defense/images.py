@@ -5,6 +5,7 @@ Pillow decodes and enforces the formats; OpenCV reads 16-bit RGB PNG and Radianc
 
 from __future__ import annotations
 
+import contextlib
 import io
 import os
 import warnings
@@ -12,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageCms, UnidentifiedImageError
 from torch import Tensor
 
 from udc_defense.errors import ImageError
@@ -43,7 +44,7 @@ def read_image(source: Path | str | bytes | Image.Image, *, max_pixels: int = MA
     data = None if isinstance(source, Image.Image) else _read_bytes(source, name)
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # our own cap below is lower
+            warnings.simplefilter("ignore")  # of bombs, for our own cap is lower, and of odd metadata
             image = source if isinstance(source, Image.Image) else Image.open(io.BytesIO(data or b""), formats=FORMATS)
             _check_size(image, name, max_pixels)
             return _to_tensor(image, data)
@@ -76,36 +77,48 @@ def _check_size(image: Image.Image, name: str, max_pixels: int) -> None:
 
 def _to_tensor(image: Image.Image, data: bytes | None) -> Tensor:
     image.seek(0)
-    orientation = image.getexif().get(0x0112, 1)
+    image.load()  # truncated data fail here: OpenCV would fill in what is missing
     if image.mode in SIXTEEN_BIT:
-        array = np.asarray(image, dtype=np.float32) / 65535.0
-        rgb = np.repeat(_rotate(array, orientation)[..., None], 3, axis=-1)
-    elif data is not None and (deep := _decode_deep_png(image, data)) is not None:
-        rgb = _rotate(deep, orientation)
-    else:
-        rgb = _eight_bit(ImageOps.exif_transpose(image))
+        rgb = _sixteen_bit_grey(image)
+    elif data is None or (rgb := _decode_deep(image, data)) is None:
+        rgb = _eight_bit(image)
+    rgb = _rotate(rgb, _orientation(image))
     array = np.ascontiguousarray(rgb, dtype=np.float32).clip(0.0, 1.0)
     return torch.from_numpy(array).permute(2, 0, 1)[None].contiguous()
 
 
+def _sixteen_bit_grey(image: Image.Image) -> np.ndarray:
+    array = np.asarray(image, dtype=np.float32)
+    grey = array / 65535.0
+    if (hidden := image.info.get("transparency")) is not None:  # one value stands for transparent
+        grey[array == hidden] = BACKDROP
+    return np.repeat(grey[..., None], 3, axis=-1)
+
+
 def _eight_bit(image: Image.Image) -> np.ndarray:
     """8-bit modes to RGB in [0, 1]; alpha over grey; CMYK through its profile."""
-    if image.mode == "CMYK" and (profile := image.info.get("icc_profile")):
-        converted = ImageCms.profileToProfile(
-            image, ImageCms.ImageCmsProfile(io.BytesIO(profile)), ImageCms.createProfile("sRGB"), outputMode="RGB"
-        )
-        image = converted if converted is not None else image
+    if image.mode == "CMYK":
+        image = _through_profile(image)
     if image.has_transparency_data:
         array = np.asarray(image.convert("RGBA"), dtype=np.float32) / 255.0
         return _over_grey(array)
     return np.asarray(image.convert("RGB"), dtype=np.float32) / 255.0
 
 
+def _through_profile(image: Image.Image) -> Image.Image:
+    """CMYK to sRGB by the file's own profile; the image as it is where that is missing or broken."""
+    try:
+        profile = ImageCms.ImageCmsProfile(io.BytesIO(image.info["icc_profile"]))
+        return ImageCms.profileToProfile(image, profile, ImageCms.createProfile("sRGB"), outputMode="RGB") or image
+    except (KeyError, OSError, ImageCms.PyCMSError):
+        return image
+
+
 def _over_grey(rgba: np.ndarray) -> np.ndarray:
     return rgba[..., :3] * rgba[..., 3:] + BACKDROP * (1.0 - rgba[..., 3:])
 
 
-def _decode_deep_png(image: Image.Image, data: bytes) -> np.ndarray | None:
+def _decode_deep(image: Image.Image, data: bytes) -> np.ndarray | None:
     """16-bit colour PNGs and TIFFs, which Pillow would silently cut to 8 bit, as RGB in [0, 1]; None for any other."""
     if image.format not in ("PNG", "TIFF"):
         return None
@@ -122,8 +135,18 @@ def _decode_deep_png(image: Image.Image, data: bytes) -> np.ndarray | None:
     return deep[..., ::-1]
 
 
+def _orientation(image: Image.Image) -> int:
+    """EXIF orientation 1…8; 1 where there is none."""
+    if image.format == "TIFF":
+        return 1  # Pillow and OpenCV have turned it upright
+    try:
+        return image.getexif().get(0x0112, 1)
+    except Exception:  # whatever a broken tag block raises, it must not cost the photo
+        return 1
+
+
 def _rotate(array: np.ndarray, orientation: int) -> np.ndarray:
-    """EXIF orientation 1…8 for arrays, as ImageOps.exif_transpose does for 8-bit images."""
+    """Turn an image (H, W, 3) upright as ImageOps.exif_transpose does, at any depth."""
     if orientation in (2, 4, 5, 7):
         array = array[:, ::-1]
     turns = {3: 2, 4: 2, 5: 1, 6: 3, 7: 3, 8: 1}.get(orientation, 0)
@@ -132,9 +155,9 @@ def _rotate(array: np.ndarray, orientation: int) -> np.ndarray:
 
 def decode_bytes(data: bytes) -> np.ndarray | None:
     """OpenCV's decoding at full depth, channels as stored (BGR); None where it cannot."""
+    os.environ.setdefault("OPENCV_LOG_LEVEL", "SILENT")  # read when OpenCV is first imported
     import cv2
 
-    os.environ.setdefault("OPENCV_LOG_LEVEL", "SILENT")
     try:
         return cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED | cv2.IMREAD_IGNORE_ORIENTATION)
     except cv2.error:
@@ -154,7 +177,8 @@ def quantize_towards(image: Tensor, anchor: Tensor) -> Tensor:
     """
     levels = 255
     delta = (image.clamp(0, 1) - anchor) * levels
-    return (anchor * levels + torch.trunc(delta + 1e-3 * delta.sign())).round() / levels
+    whole = torch.trunc(delta + 1e-4 * delta.sign())  # float32 may put a whole step 1e-5 short
+    return (anchor * levels + whole).round() / levels
 
 
 def to_pil(image: Tensor) -> Image.Image:
@@ -183,14 +207,16 @@ def write_png(image: Tensor, path: Path | str, *, bits: int = 8) -> None:
 def write_file(path: Path | str, data: bytes) -> None:
     """Write a file in one step: a full disk or a kill leaves the old file, never half a new one."""
     path = Path(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = path.parent / f".{path.name}.{os.getpid()}.tmp"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary.write_bytes(data)
         os.replace(temporary, path)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise ImageError(f"{path}: cannot be written ({error.strerror}).") from error
+    except (OSError, ValueError) as error:
+        raise ImageError(f"{path}: cannot be written ({getattr(error, 'strerror', None) or error}).") from error
+    finally:
+        with contextlib.suppress(OSError, ValueError):
+            temporary.unlink()
 
 
 def _single(image: Tensor) -> Tensor:

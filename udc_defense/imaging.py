@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from udc_defense.noise import Generators
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -24,7 +26,6 @@ READ_NOISE = 4.87  # electrons, standard deviation
 KNEE = 0.25
 LUMINANCE = (0.2126, 0.7152, 0.0722)  # Rec. 709
 
-Generators = torch.Generator | list[torch.Generator] | None
 
 
 def tone_map(radiance: Tensor) -> Tensor:

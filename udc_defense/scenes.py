@@ -39,8 +39,8 @@ def read_panorama(path: Path | str) -> Tensor:
     path = Path(path)
     try:
         data = path.read_bytes()
-    except OSError as error:
-        raise SceneError(f"{path}: cannot be read ({error.strerror}).") from error
+    except (OSError, ValueError) as error:
+        raise SceneError(f"{path}: cannot be read ({getattr(error, 'strerror', None) or error}).") from error
     width, height = _radiance_size(data, path)
     if width * height > MAX_PANORAMA_PIXELS:
         raise SceneError(f"{path}: {width}x{height} pixels, more than the {MAX_PANORAMA_PIXELS // 10**6} MP allowed.")
@@ -52,15 +52,14 @@ def read_panorama(path: Path | str) -> Tensor:
 
 
 def _radiance_size(data: bytes, path: Path) -> tuple[int, int]:
-    """Width and height from the header `-Y height +X width`, before anything is decoded."""
-    head = data[:4096].split(b"\n")
-    if not head[0].startswith((b"#?RADIANCE", b"#?RGBE")):
+    """Width and height from the line `-Y height +X width` that follows the header, before anything is decoded."""
+    head, _, body = data[:4096].partition(b"\n\n")
+    if not head.startswith((b"#?RADIANCE", b"#?RGBE")):
         raise SceneError(f"{path}: not a Radiance .hdr file.")
-    for line in head:
-        words = line.split()
-        if len(words) == 4 and words[0] == b"-Y" and words[2] == b"+X" and words[1].isdigit() and words[3].isdigit():
-            return int(words[3]), int(words[1])
-    raise SceneError(f"{path}: its header has no '-Y height +X width' line.")
+    words = body.partition(b"\n")[0].split()
+    if len(words) == 4 and words[0] == b"-Y" and words[2] == b"+X" and words[1].isdigit() and words[3].isdigit():
+        return int(words[3]), int(words[1])
+    raise SceneError(f"{path}: its header is not followed by a line '-Y height +X width'.")
 
 
 def perspective(panorama: Tensor, *, yaw: float, pitch: float, fov: float, size: int = CROP_SIZE) -> Tensor:
@@ -186,6 +185,8 @@ def _parse_crop(row: dict[str, str], place: str) -> Crop:
         if kind not in ("perspective", "box"):
             raise SceneError(f"{place}: kind {kind!r} is neither 'perspective' nor 'box'.")
         angles = [float(row[key] or 0) for key in ("yaw_deg", "pitch_deg", "fov_deg")]
+        if not all(map(math.isfinite, angles)):
+            raise ValueError(f"angles {angles}")
         return Crop(row["split"], row["path"], kind, *angles, adaptive=row.get("adaptive") == "1")
     except (KeyError, TypeError, ValueError) as error:
         raise SceneError(f"{place}: cannot be parsed ({error}).") from error
@@ -246,11 +247,11 @@ def _read_array(path: Path) -> Tensor:
     if path.suffix.lower() != ".npy":
         return read_image(path)
     try:
-        array = np.load(path, allow_pickle=False)
-    except (OSError, ValueError) as error:
-        raise SceneError(f"{path}: cannot be read as a NumPy array ({error}).") from error
-    if array.ndim != 3 or array.shape[2] != 3 or not np.isfinite(array).all():
-        raise SceneError(f"{path}: holds {array.shape}, not finite values of shape (H, W, 3).")
+        array = np.lib.format.open_memmap(path, mode="r")  # a header that promises too much allocates nothing
+    except (OSError, ValueError, SyntaxError) as error:
+        raise SceneError(f"{path}: cannot be read as a NumPy array.") from error
+    if array.ndim != 3 or array.shape[2] != 3 or array.dtype.kind not in "fiu" or not np.isfinite(array).all():
+        raise SceneError(f"{path}: holds {array.dtype} {array.shape}, not finite values of shape (H, W, 3).")
     return torch.from_numpy(np.ascontiguousarray(array, dtype=np.float32)).permute(2, 0, 1)[None]
 
 

@@ -6,20 +6,27 @@ import torch.nn.functional as F
 from diffusers import ConfigMixin, ModelMixin
 from torch import Tensor
 
+from udc_defense.tiles import apply_tiled
+
 
 class Restorer(ModelMixin, ConfigMixin):
     """Base of restorers. Subclasses register their configuration and define `network_forward`.
 
     Attributes:
         multiple: the network's sides must be multiples of this; the base pads.
-        receptive_radius: how far an input pixel reaches; tiles overlap by it.
+        tile_size: larger images are restored in tiles of this side.
+        tile_overlap: pixels that neighbouring tiles share.
     """
 
     multiple = 1
-    receptive_radius = 64
+    tile_size = 640
+    tile_overlap = 128
 
     def forward(self, image: Tensor) -> Tensor:
         """Capture (B, 3, H, W) to restored image, both tone-mapped. Nothing is clamped here; metrics and files clamp."""
+        return apply_tiled(self._whole, image, size=self.tile_size, overlap=self.tile_overlap)
+
+    def _whole(self, image: Tensor) -> Tensor:
         height, width = image.shape[-2:]
         padded = pad_to_multiple(image, self.multiple)
         return self.from_network(self.network_forward(self.to_network(padded)))[..., :height, :width]

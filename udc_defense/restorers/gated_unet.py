@@ -1,9 +1,9 @@
 """The default restorer of this project: a plain U-Net of gated residual blocks.
 
-From NAFNet (arXiv 2204.04676) it takes the simple gate instead of an activation and the absence of everything
-else; dense 3×3 convolutions replace its layer norm, depthwise convolution and global channel attention: they are several
-times faster on a CPU, and without a global average the network is local, so that tiles give exactly the untiled result.
-It works on 2×2 pixel blocks, at half the resolution.
+From NAFNet (arXiv 2204.04676) it takes the gate instead of an activation and the absence of everything else; dense 3×3
+convolutions replace its layer norm, depthwise convolution and global channel attention: they are several times faster on
+a CPU, and without a global average the network is local, so that tiles give the untiled result. The gate is a sigmoid
+(arXiv 1612.08083): NAFNet's plain product diverges without the norm. It works on 2×2 pixel blocks, at half resolution.
 """
 
 from __future__ import annotations
@@ -15,11 +15,12 @@ from diffusers.configuration_utils import register_to_config
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from udc_defense.restorers import register
 from udc_defense.restorers.base import Restorer
 
 
 class GatedBlock(nn.Module):
-    """x + conv(gate(conv(x))), gate(a, b) = a · b."""
+    """x + conv(gate(conv(x))), gate(a, b) = a · sigmoid(b)."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -28,9 +29,10 @@ class GatedBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         a, b = self.expand(x).chunk(2, dim=1)
-        return x + self.project(a * b)
+        return x + self.project(a * torch.sigmoid(b))
 
 
+@register("gated_unet")
 class GatedUNet(Restorer):
     """U-Net over scales 1/2, 1/4, …; `widths` and `blocks` per scale, encoder and decoder alike."""
 
@@ -47,13 +49,8 @@ class GatedUNet(Restorer):
         self.head = nn.Conv2d(widths[0], 12, 3, padding=1)
         self._start_near_identity()
 
-    @property
-    def receptive_radius(self) -> int:
-        reach = 2 + sum(4 * count * 2 ** (scale + 2) for scale, count in enumerate(self.config.blocks))
-        return reach
-
     def _start_near_identity(self) -> None:
-        """Small last convolutions: gates multiply, and without a norm they would explode at the start."""
+        """Small last convolutions: each block, and the network, starts near the identity."""
         with torch.no_grad():
             for module in self.modules():
                 if isinstance(module, GatedBlock):

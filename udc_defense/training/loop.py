@@ -106,6 +106,8 @@ def train(
         optimizer.zero_grad(set_to_none=True)
         schedule.step()
         average.step(network.parameters())
+        if not torch.isfinite(value):
+            raise SettingError(f"training diverged at step {step} (loss {float(value)}); try a lower learning rate.")
         progress = Progress(step, settings.steps, float(value.detach()), time.monotonic() - clock)
         if accelerator.is_main_process and step % 50 == 0:
             with log.open("a", encoding="utf-8") as file:

@@ -1,0 +1,38 @@
+"""Randomness that depends on a sample's generator alone: not on batch, order, device or tile."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+Generators = torch.Generator | list[torch.Generator] | None
+
+
+def seeded(seed: int) -> torch.Generator:
+    """A CPU generator of its own."""
+    return torch.Generator().manual_seed(seed)
+
+
+def split(generator: Generators, batch: int, parts: int) -> list[list[torch.Generator]]:
+    """Independent child generators, `parts` lists of one per sample.
+
+    A list of generators gives each sample its own children; a single one (or None, the global state) is asked for
+    the samples in turn.
+    """
+    sources = generator if isinstance(generator, list) else [generator] * batch
+    if len(sources) != batch:
+        raise ValueError(f"{len(sources)} generators for a batch of {batch}.")
+    seeds = [torch.randint(2**62, (parts,), generator=source).tolist() for source in sources]
+    return [[seeded(sample[part]) for sample in seeds] for part in range(parts)]
+
+
+def normal(like: Tensor, generators: list[torch.Generator]) -> Tensor:
+    """Standard normal values in the shape of `like`, drawn on the CPU sample by sample."""
+    shape = like.shape[1:]
+    return torch.stack([torch.randn(shape, generator=g) for g in generators]).to(like)
+
+
+def uniform(like: Tensor, generators: list[torch.Generator]) -> Tensor:
+    """Values uniform in [-1, 1), likewise."""
+    shape = like.shape[1:]
+    return (2 * torch.stack([torch.rand(shape, generator=g) for g in generators]) - 1).to(like)

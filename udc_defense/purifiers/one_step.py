@@ -1,0 +1,19 @@
+"""One step: x̂₀ straight from x_t, the posterior mean (Tweedie); arXiv 2206.10550 denoises so for certification."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from udc_defense.purifiers import register
+from udc_defense.purifiers.base import Diffusion
+
+
+@register("one_step")
+def one_step(
+    diffusion: Diffusion, x: Tensor, t: int, *, steps: int, generators: list[torch.Generator]
+) -> Iterator[Tensor]:
+    """One network evaluation, whatever `steps` says; no noise is drawn."""
+    yield diffusion.clean(x, t, diffusion.predict(x, t))
