@@ -77,11 +77,12 @@ def _check_size(image: Image.Image, name: str, max_pixels: int) -> None:
 
 def _to_tensor(image: Image.Image, data: bytes | None) -> Tensor:
     image.seek(0)
-    image.load()  # truncated data fail here: OpenCV would fill in what is missing
+    image.load()  # truncated data fail here; a TIFF turns upright and loses its tag, as OpenCV turns it
     if image.mode in SIXTEEN_BIT:
         rgb = _sixteen_bit_grey(image)
-    elif data is None or (rgb := _decode_deep(image, data)) is None:
-        rgb = _eight_bit(image)
+    else:
+        deep = None if data is None else _decode_deep(image, data)
+        rgb = _eight_bit(image) if deep is None else deep
     rgb = _rotate(rgb, _orientation(image))
     array = np.ascontiguousarray(rgb, dtype=np.float32).clip(0.0, 1.0)
     return torch.from_numpy(array).permute(2, 0, 1)[None].contiguous()
@@ -120,9 +121,9 @@ def _over_grey(rgba: np.ndarray) -> np.ndarray:
 
 def _decode_deep(image: Image.Image, data: bytes) -> np.ndarray | None:
     """16-bit colour PNGs and TIFFs, which Pillow would silently cut to 8 bit, as RGB in [0, 1]; None for any other."""
-    if image.format not in ("PNG", "TIFF"):
-        return None
-    if image.format == "PNG" and data[24:25] != b"\x10":  # bit depth, in the header chunk
+    if image.format == "PNG" and data[24:25] == b"\x10":  # bit depth, in the header chunk
+        _check_chunks(data)
+    elif image.format != "TIFF" or 16 not in getattr(image, "tag_v2", {}).get(258, ()):  # bits per sample
         return None
     array = decode_bytes(data)
     if array is None or array.dtype != np.uint16:
@@ -135,10 +136,17 @@ def _decode_deep(image: Image.Image, data: bytes) -> np.ndarray | None:
     return deep[..., ::-1]
 
 
+def _check_chunks(data: bytes) -> None:
+    """OpenCV allocates what a PNG chunk claims as its length, gigabytes for a few hundred damaged bytes."""
+    position = 8
+    while data[position + 4 : position + 8] not in (b"IEND", b""):
+        position += 12 + int.from_bytes(data[position : position + 4], "big")
+    if position > len(data):
+        raise ValueError("a chunk is longer than the file")
+
+
 def _orientation(image: Image.Image) -> int:
     """EXIF orientation 1…8; 1 where there is none."""
-    if image.format == "TIFF":
-        return 1  # Pillow and OpenCV have turned it upright
     try:
         return image.getexif().get(0x0112, 1)
     except Exception:  # whatever a broken tag block raises, it must not cost the photo

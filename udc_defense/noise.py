@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from udc_defense.errors import SettingError
+
 Generators = torch.Generator | list[torch.Generator] | None
 
 
@@ -18,10 +20,13 @@ def split(generator: Generators, batch: int, parts: int) -> list[list[torch.Gene
 
     A list of generators gives each sample its own children; a single one (or None, the global state) is asked for
     the samples in turn.
+
+    Raises:
+        SettingError: the list is of another length than the batch.
     """
     sources = generator if isinstance(generator, list) else [generator] * batch
     if len(sources) != batch:
-        raise ValueError(f"{len(sources)} generators for a batch of {batch}.")
+        raise SettingError(f"{len(sources)} generators for a batch of {batch}.")
     seeds = [torch.randint(2**62, (parts,), generator=source).tolist() for source in sources]
     return [[seeded(sample[part]) for sample in seeds] for part in range(parts)]
 

@@ -92,9 +92,9 @@ def compute_psf(layout: Layout, *, radius: int = PSF_RADIUS) -> Tensor:
     size = 2 * radius + 1
     channels = []
     for lines in SPECTRUM:
-        intensity = sum(
-            weight
-            * fraunhofer(
+        intensity = torch.zeros(size * SUBSAMPLES, size * SUBSAMPLES, dtype=torch.float64)
+        for wavelength, weight in lines:
+            line = fraunhofer(
                 aperture,
                 step=APERTURE_STEP,
                 wavelength=wavelength,
@@ -102,9 +102,7 @@ def compute_psf(layout: Layout, *, radius: int = PSF_RADIUS) -> Tensor:
                 pitch=PIXEL / SUBSAMPLES,
                 size=size * SUBSAMPLES,
             )
-            / wavelength**2
-            for wavelength, weight in lines
-        )
+            intensity += weight / wavelength**2 * line
         pixels = F.avg_pool2d(intensity[None, None], SUBSAMPLES)[0, 0]
         channels.append(pixels / pixels.sum())
     return torch.stack(channels).float()
@@ -159,7 +157,7 @@ def _stripes(x: np.ndarray, y: np.ndarray) -> np.ndarray:
 
 
 def _pentile(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """P-OLED: diamonds of red and blue, small ones of green between them, and wires; open ratio 0.23."""
+    """P-OLED: diamonds of red and blue, small ones of green between them, and wires; open ratio 0.27."""
     pitch = 126.0
 
     def diamond(cx: float, cy: float, half: float) -> np.ndarray:

@@ -1,7 +1,7 @@
 """What light goes in: Radiance panoramas as perspective crops, ordinary photos, and folders of captured pairs.
 
 A crop list is a CSV file with the columns split, path, kind, yaw_deg, pitch_deg, fov_deg, box, adaptive; `kind` is
-`perspective` (a 256² view into a panorama) or `box` (the centre 256² of a photo, halved first where it is large enough).
+`perspective` (a 256² view into a panorama) or `box` (the centre 256² of a photo, halved first where large enough).
 """
 
 from __future__ import annotations
@@ -25,7 +25,8 @@ CROP_SIZE = 256
 MAX_PANORAMA_PIXELS = 64_000_000
 PHOTO_WHITE = 0.98  # the brightest tone of a photo that is a surface and not a lamp; radiance 12
 LAMP_TONE = 254 / 255
-LAMP_AREA = 1 / 1000  # clipped areas up to this share of the photo are lamps; larger ones are sky or paper
+LAMP_AREA = 1 / 1000  # clipped areas up to this share of the photo can be lamps; larger ones are sky or paper
+LAMP_SURROUND = 0.5  # mean tone around a lamp, at most; a glint on a white shirt is no lamp
 
 Domain = Literal["tonemapped", "srgb", "linear"]
 
@@ -95,14 +96,14 @@ def scene_from_photo(photo: Tensor) -> Tensor:
     """The light that would give this photo (B, 3, H, W) as its clean image.
 
     The inverse tone map, up to tone 0.98: white paper is a surface of radiance 12, not a lamp of 500. Only small areas
-    that are clipped in all channels, as lamps and glints are, get the radiance of a light source.
+    that are clipped in all channels, in dark surroundings, get the radiance of a light source.
     """
     scene = inverse_tone_map(photo.clamp(0, PHOTO_WHITE))
     return torch.where(_lamps(photo), torch.full_like(scene, MAX_RADIANCE), scene)
 
 
 def _lamps(photo: Tensor) -> Tensor:
-    """(B, 1, H, W) mask of connected, fully clipped areas that cover at most a thousandth of the photo."""
+    """(B, 1, H, W) mask of connected, fully clipped areas that are small and lie in the dark."""
     import cv2
 
     clipped = (photo.amin(dim=1) >= LAMP_TONE).cpu().numpy().astype(np.uint8)
@@ -113,7 +114,9 @@ def _lamps(photo: Tensor) -> Tensor:
         small = statistics[:, cv2.CC_STAT_AREA] <= limit
         small[0] = False  # the background
         masks.append(small[labels])
-    return torch.from_numpy(np.stack(masks))[:, None].to(photo.device)
+    reach = max(1, min(photo.shape[-2:]) // 16)
+    surround = F.avg_pool2d(photo.mean(dim=1, keepdim=True), 2 * reach + 1, 1, reach, count_include_pad=False)
+    return torch.from_numpy(np.stack(masks))[:, None].to(photo.device) & (surround < LAMP_SURROUND)
 
 
 def clean_image(scene: Tensor) -> Tensor:
@@ -184,10 +187,10 @@ def _parse_crop(row: dict[str, str], place: str) -> Crop:
         kind = row["kind"]
         if kind not in ("perspective", "box"):
             raise SceneError(f"{place}: kind {kind!r} is neither 'perspective' nor 'box'.")
-        angles = [float(row[key] or 0) for key in ("yaw_deg", "pitch_deg", "fov_deg")]
-        if not all(map(math.isfinite, angles)):
-            raise ValueError(f"angles {angles}")
-        return Crop(row["split"], row["path"], kind, *angles, adaptive=row.get("adaptive") == "1")
+        yaw, pitch, fov = (float(row[key] or 0) for key in ("yaw_deg", "pitch_deg", "fov_deg"))
+        if not all(map(math.isfinite, (yaw, pitch, fov))):
+            raise ValueError(f"angles {yaw}, {pitch}, {fov}")
+        return Crop(row["split"], row["path"], kind, yaw, pitch, fov, adaptive=row.get("adaptive") == "1")
     except (KeyError, TypeError, ValueError) as error:
         raise SceneError(f"{place}: cannot be parsed ({error}).") from error
 
@@ -238,8 +241,11 @@ def _stems(folder: Path | str) -> dict[str, Path]:
 
 
 def to_tone_mapped(image: Tensor, domain: Domain) -> Tensor:
-    """Bring values of a domain to the tone-mapped one. Display-referred sRGB is one already, by definition of ours:
-    a photo is its own clean image, and a perturbation's size is meant in the values of the file."""
+    """Bring values of a domain to the tone-mapped one.
+
+    Display-referred sRGB counts as tone-mapped by definition: a photo is its own clean image, and a perturbation's size
+    is meant in the values of the file.
+    """
     return tone_map(image.clamp(0, MAX_RADIANCE)) if domain == "linear" else image
 
 
@@ -250,9 +256,10 @@ def _read_array(path: Path) -> Tensor:
         array = np.lib.format.open_memmap(path, mode="r")  # a header that promises too much allocates nothing
     except (OSError, ValueError, SyntaxError) as error:
         raise SceneError(f"{path}: cannot be read as a NumPy array.") from error
-    if array.ndim != 3 or array.shape[2] != 3 or array.dtype.kind not in "fiu" or not np.isfinite(array).all():
+    usable = array.ndim == 3 and array.shape[2] == 3 and array.size > 0 and array.dtype.kind in "fiu"
+    if not (usable and np.isfinite(array).all()):
         raise SceneError(f"{path}: holds {array.dtype} {array.shape}, not finite values of shape (H, W, 3).")
-    return torch.from_numpy(np.ascontiguousarray(array, dtype=np.float32)).permute(2, 0, 1)[None]
+    return torch.from_numpy(np.array(array, dtype=np.float32)).permute(2, 0, 1)[None]
 
 
 def _size(image: Tensor) -> str:

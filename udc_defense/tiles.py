@@ -48,11 +48,11 @@ def _starts(length: int, size: int, overlap: int) -> list[int]:
 
 
 def _fade(count: int, start: int, length: int, size: int, overlap: int, like: Tensor) -> Tensor:
-    """Weights along one side: 1 inside, a ramp over the overlap's inner half, next to 0 at borders that have a neighbour."""
+    """Weights along one side: 1 inside, a ramp over the overlap's inner half, 0 at borders that have a neighbour."""
     position = torch.arange(count, device=like.device, dtype=like.dtype) + 0.5
     margin, ramp = overlap / 4, overlap / 2
-    rising = ((position - margin) / ramp).clamp(1e-4, 1) if start > 0 else torch.ones_like(position)
-    falling = ((count - position - margin) / ramp).clamp(1e-4, 1) if start + size < length else torch.ones_like(position)
+    rising = ((position - margin) / ramp).clamp(0, 1) if start > 0 else torch.ones_like(position)
+    falling = ((count - position - margin) / ramp).clamp(0, 1) if start + size < length else torch.ones_like(position)
     return rising * falling
 
 

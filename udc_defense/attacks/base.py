@@ -72,7 +72,7 @@ def per_sample(value: float | Tensor, image: Tensor, name: str) -> Tensor:
     if values.dim() > 1 or (values.dim() == 1 and len(values) != len(image)):
         raise SettingError(f"{name} has the shape {tuple(values.shape)}, not one value or {len(image)}.")
     if not bool(torch.isfinite(values).all()) or bool((values < 0).any()):
-        raise SettingError(f"{name} {value} is negative or not finite.")
+        raise SettingError(f"{name} {values.tolist()} is negative or not finite.")
     return values.expand(len(image)).reshape(-1, 1, 1, 1)
 
 

@@ -9,6 +9,7 @@ from udc_defense.attacks.objectives import Objective
 from udc_defense.errors import SettingError
 
 
+@torch.enable_grad()
 def loss_and_grad(
     model: nn.Module, image: Tensor, reference: Tensor, objective: Objective, draws: int = 1
 ) -> tuple[Tensor, Tensor]:
@@ -18,8 +19,10 @@ def loss_and_grad(
     not outputs, is expectation over transformation (arXiv 1707.07397).
 
     Raises:
-        SettingError: the model returns another shape or is not differentiable.
+        SettingError: no draws, or the model returns another shape or is not differentiable.
     """
+    if draws < 1:
+        raise SettingError(f"{draws} draws: a gradient needs at least 1.")
     losses, gradient = image.new_zeros(len(image)), torch.zeros_like(image)
     for _ in range(draws):
         x = image.detach().requires_grad_(True)

@@ -114,7 +114,10 @@ class DiffusionPurifier(nn.Module):
         if len(results) == 1:
             return results[0]
         stack = torch.stack(results)
-        return stack.mean(dim=0) if self.aggregate == "mean" else stack.median(dim=0).values
+        if self.aggregate == "mean":
+            return stack.mean(dim=0)
+        # torch's median of an even number is the lower of the two middle ones: the minimum of two draws.
+        return (stack.median(dim=0).values - (-stack).median(dim=0).values) / 2
 
     def _predict(self, x: Tensor, t: int) -> Tensor:
         def evaluate(part: Tensor) -> Tensor:

@@ -1,0 +1,90 @@
+# One command each. `make demo` and `make test` set everything up in .venv first; `make` alone lists the targets.
+
+# Which Python makes .venv: the first of these that runs and is new enough, or the one named by PY=.
+NAMES := python3.13 python3.12 python3.11 python3
+is-new = $(1) -c 'import sys; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1
+PY ?= $(shell for p in $(NAMES); do if $(call is-new,$$p); then command -v $$p; break; fi; done)
+
+# The one version of torch that everything here was run with, and where its CPU builds are. PyPI's Linux build brings
+# several GB of CUDA packages, so without an NVIDIA GPU it is the last resort.
+TORCH := 2.13.0
+TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
+
+VENV := .venv
+STAMP := $(VENV)/.stamp
+PYTHON := $(VENV)/bin/python
+PIP := $(PYTHON) -m pip
+UDC := $(VENV)/bin/udc-defense
+
+PANELS := --panel axon20 --panel axon20 --panel toled --panel poled
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help demo test test-slow check format results train-all wheel clean need-scenes
+
+help: ## list the targets
+	@echo "Targets of udc-defense:"
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-10s %s\n", $$1, $$2}' Makefile
+	@echo "Settings: PY=python3.12 (which Python), TORCH_INDEX=URL (where CPU builds of torch are)"
+
+demo: $(STAMP) ## the demo in the browser [PORT=7860]
+	$(if $(PORT),GRADIO_SERVER_PORT=$(PORT)) $(PYTHON) app.py
+
+test: $(STAMP) ## the test suite without the slow tests
+	$(PYTHON) -m pytest -q
+
+test-slow: $(STAMP) ## every test, the slow ones too
+	$(PYTHON) -m pytest -q -m "slow or not slow"
+
+check: $(STAMP) ## lint, format and types, changing nothing
+	$(PYTHON) -m ruff check
+	$(PYTHON) -m ruff format --check
+	$(PYTHON) -m mypy
+
+format: $(STAMP) ## format the code and mend what lint can
+	$(PYTHON) -m ruff check --fix
+	$(PYTHON) -m ruff format
+
+results: need-scenes $(STAMP) ## measure again what results/ holds [SCENES=DIR CROPS=FILE]
+	$(UDC) results --scenes "$(SCENES)" --crops "$(CROPS)" --out results
+
+train-all: need-scenes $(STAMP) ## train the embedded networks again, or go on with it [SCENES=DIR CROPS=FILE]
+	$(UDC) train restorer --scenes "$(SCENES)" --crops "$(CROPS)" $(PANELS) --steps 16000 --precision bf16 --out runs/restorer --resume
+	$(UDC) train purifier --scenes "$(SCENES)" --crops "$(CROPS)" $(PANELS) --steps 8500 --precision bf16 --out runs/purifier --resume
+
+wheel: $(STAMP) ## build the wheel and the source archive into dist/
+	$(PYTHON) -m build --no-isolation
+
+clean: ## remove what was built and cached; .venv, runs and results stay
+	rm -rf build dist .mypy_cache .pytest_cache .ruff_cache
+	find . -name __pycache__ -not -path './$(VENV)/*' -prune -exec rm -rf {} +
+
+need-scenes:
+	$(if $(and $(SCENES),$(CROPS)),,$(error Name the scenes and the crop list: make $(MAKECMDGOALS) SCENES=DIR CROPS=FILE))
+	@:
+
+# The first three lines only check, and say in one sentence what is missing; make expands them all before it runs any.
+# torch goes first and alone, so that the second install finds it there and chooses no other build.
+$(STAMP): pyproject.toml
+	$(if $(PY),,$(error Python 3.11 or newer is missing (tried $(NAMES)): install it, or name it with PY=/path/to/python))
+	$(if $(shell $(call is-new,$(PY)) && echo yes),,$(error PY=$(PY) is not a Python 3.11 or newer: name another with PY=/path/to/python))
+	$(if $(shell $(PY) -c 'import venv' 2>/dev/null && { $(PY) -c 'import ensurepip' || $(PY) -m pip --version; } >/dev/null 2>&1 && echo yes),,$(error $(PY) can make no virtual environment: install its venv module or pip (on Debian and Ubuntu: apt install python3-venv)))
+	@if $(PIP) --version >/dev/null 2>&1; then :; \
+	elif $(PY) -c 'import ensurepip' 2>/dev/null; then $(PY) -m venv $(VENV); \
+	else $(PY) -m venv --without-pip $(VENV) && $(PY) -m pip --python $(PYTHON) install --quiet pip; fi
+	@if nvidia-smi -L >/dev/null 2>&1; then \
+	  echo "Installing torch $(TORCH) with CUDA, for the NVIDIA GPU found here: several GB."; \
+	  $(PIP) install "torch==$(TORCH)"; \
+	elif $(PIP) install --quiet --no-index --no-deps "torch==$(TORCH)" 2>/dev/null; then :; \
+	elif [ "$$(uname -s)" != Linux ]; then \
+	  $(PIP) install "torch==$(TORCH)"; \
+	elif $(PYTHON) -c 'import sys, urllib.request as web; web.urlopen(sys.argv[1], timeout=10)' "$(TORCH_INDEX)/torch/" 2>/dev/null; then \
+	  $(PIP) install --no-deps --index-url "$(TORCH_INDEX)" "torch==$(TORCH)"; \
+	else \
+	  echo "Warning: $(TORCH_INDEX) does not answer, so torch comes from the default package index, which on Linux may bring several GB of CUDA packages (Ctrl-C stops; TORCH_INDEX=URL names another index of CPU builds)."; \
+	  $(PIP) install "torch==$(TORCH)"; \
+	fi
+	@echo "Installing what the demo, the tests and training need: a minute or two."
+	@$(PIP) install --quiet -e ".[demo,dev,train]"
+	@$(PYTHON) -c 'import platform; from importlib.metadata import version as v; print("Ready: Python", platform.python_version(), "with torch", v("torch"), "in $(VENV)")'
+	@touch $@

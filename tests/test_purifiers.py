@@ -1,0 +1,368 @@
+"""Samplers against a Gaussian prior, for which every one of them has a closed form."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from diffusers import DDPMScheduler, UNet2DModel
+from torch import Tensor, nn
+
+from udc_defense import noise
+from udc_defense.errors import SettingError
+from udc_defense.noise import seeded
+from udc_defense.purifiers import SAMPLERS
+from udc_defense.purifiers.base import Diffusion
+from udc_defense.purifiers.diffusion import DiffusionPurifier
+
+MEAN, DEVIATION = 0.3, 0.25  # of the prior, in the network's range [-1, 1]
+SCHEDULER = DDPMScheduler(num_train_timesteps=1000, beta_schedule="linear", clip_sample=False)
+SIGNAL = SCHEDULER.alphas_cumprod.double()
+
+
+class GaussianNetwork(nn.Module):
+    """The exact noise predictor for x₀ ~ N(m, s²), from the score of N(√ᾱ m, ᾱ s² + 1 - ᾱ)."""
+
+    config = {"block_out_channels": (1,)}
+
+    def __init__(self, mean: float = MEAN, deviation: float = DEVIATION) -> None:
+        super().__init__()
+        self.mean, self.deviation, self.calls = mean, deviation, 0
+
+    def forward(self, x: Tensor, t: Tensor) -> SimpleNamespace:
+        self.calls += 1
+        signal = SIGNAL[t].view(-1, 1, 1, 1).to(x)
+        variance = signal * self.deviation**2 + 1 - signal
+        return SimpleNamespace(sample=(x - signal**0.5 * self.mean) * (1 - signal) ** 0.5 / variance)
+
+
+def gaussian(sampler: str, level: int, **options: Any) -> DiffusionPurifier:
+    return DiffusionPurifier(GaussianNetwork(), SCHEDULER, sampler=sampler, noise_level=level, **options)
+
+
+def small_unet(seed: int = 0) -> UNet2DModel:
+    network = UNet2DModel(
+        sample_size=16,
+        in_channels=3,
+        out_channels=3,
+        block_out_channels=(4, 8),
+        layers_per_block=1,
+        norm_num_groups=2,
+        add_attention=False,
+        down_block_types=("DownBlock2D",) * 2,
+        up_block_types=("UpBlock2D",) * 2,
+    )
+    generator = seeded(seed)
+    with torch.no_grad():
+        for parameter in network.parameters():
+            if parameter.dim() > 1:
+                parameter.copy_(torch.randn(parameter.shape, generator=generator) / parameter[0].numel() ** 0.5)
+    return network.eval().requires_grad_(False)
+
+
+def picture(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float64) -> Tensor:
+    return torch.rand(*shape, generator=seeded(seed), dtype=dtype)
+
+
+def noised(image: Tensor, level: int, seed: int) -> Tensor:
+    """x_t of the first draw, in [-1, 1], from the noise that the purifier is documented to take."""
+    ((generators),) = noise.split(seeded(seed), len(image), 1)
+    epsilon = noise.normal(image, generators)
+    signal = float(SIGNAL[level - 1])
+    return signal**0.5 * (image * 2 - 1) + (1 - signal) ** 0.5 * epsilon
+
+
+def posterior(level: int) -> tuple[float, float, float]:
+    """Gain and offset of E[x₀ | x_t], and the variance of x₀ given x_t."""
+    signal, prior = float(SIGNAL[level - 1]), DEVIATION**2
+    total = signal * prior + 1 - signal
+    gain = signal**0.5 * prior / total
+    return gain, MEAN * (1 - gain * signal**0.5), prior * (1 - signal) / total
+
+
+def ancestral(level: int) -> tuple[float, float, float]:
+    """What DDPM's chain gives from x_t: gain, offset and variance of x_0, by the recursion of eq. 7 in closed form.
+
+    Each step is x ← a x + b + N(0, v), because x̂₀ is affine in x for a Gaussian prior.
+    """
+    gain, offset, variance = 1.0, 0.0, 0.0
+    for t in range(level - 1, -1, -1):
+        signal, before = float(SIGNAL[t]), float(SIGNAL[t - 1]) if t else 1.0
+        beta = 1 - signal / before
+        to_clean, clean_offset, _ = posterior(t + 1)
+        share = before**0.5 * beta / (1 - signal)
+        keep = (signal / before) ** 0.5 * (1 - before) / (1 - signal)
+        a, b = share * to_clean + keep, share * clean_offset
+        v = (1 - before) / (1 - signal) * beta if t else 0.0
+        gain, offset, variance = a * gain, a * offset + b, a * a * variance + v
+    return gain, offset, variance
+
+
+class TestGaussianPrior:
+    @pytest.mark.parametrize("level", [1, 20, 150, 1000])
+    def test_one_step_is_the_posterior_mean(self, level: int) -> None:
+        image = picture(2, 3, 8, 8)
+        gain, offset, _ = posterior(level)
+        expected = gain * noised(image, level, 5) + offset
+        assert torch.allclose(gaussian("one_step", level)(image, generator=seeded(5)) * 2 - 1, expected, atol=1e-6)
+
+    @pytest.mark.parametrize("level", [20, 150, 600])
+    def test_ddim_converges_to_the_transport_map(self, level: int) -> None:
+        """The probability flow keeps quantiles: x₀ = m + s (x_t - √ᾱ m) / √(ᾱ s² + 1 - ᾱ)."""
+        image, signal = picture(1, 3, 8, 8), float(SIGNAL[level - 1])
+        x = noised(image, level, 5) - signal**0.5 * MEAN
+        expected = MEAN + DEVIATION / (signal * DEVIATION**2 + 1 - signal) ** 0.5 * x
+        errors = []
+        for steps in (1, 4, 16, level):
+            purified = gaussian("ddim", level, steps=steps)(image, generator=seeded(5)) * 2 - 1
+            errors.append(((purified - expected).norm() / (expected - MEAN).norm()).item())
+        assert errors == sorted(errors, reverse=True) and errors[0] > 2 * errors[-1]
+        assert errors[-1] < 1e-2
+
+    def test_ddim_of_one_step_is_one_step(self) -> None:
+        image = picture(1, 3, 8, 8)
+        one, ddim = (gaussian(s, 50, steps=1)(image, generator=seeded(5)) for s in ("one_step", "ddim"))
+        assert torch.allclose(one, ddim, atol=1e-12)
+
+    @pytest.mark.parametrize("level", [2, 50, 250])
+    def test_ddpm_samples_the_posterior(self, level: int) -> None:
+        """Statistics over n = 27,648 independent values that start from one x_t; tolerances are 5 standard errors."""
+        image = torch.full((1, 3, 96, 96), 0.8, dtype=torch.float64)
+        x = noised(image, level, 5).flatten()
+        result = (gaussian("ddpm", level)(image, generator=seeded(5)) * 2 - 1).flatten()
+        gain, offset, variance = ancestral(level)
+        rest, n = result - (gain * x + offset), len(x)
+        assert rest.mean().abs() < 5 * (variance / n) ** 0.5 + 1e-6
+        centred = x - x.mean()
+        slope = ((centred * result).sum() / centred.square().sum()).item()
+        assert slope == pytest.approx(gain, abs=5 * (variance / centred.square().sum().item()) ** 0.5 + 1e-6)
+        assert rest.var().item() == pytest.approx(variance, rel=5 * (2 / n) ** 0.5)
+
+    @pytest.mark.parametrize("level", [50, 400])
+    def test_the_chain_ends_at_the_posterior(self, level: int) -> None:
+        """Its mean exactly; its variance from below: β̃ is exact for s = 0 only, and the last step adds no noise.
+
+        Each step lacks a share of the order of its β (1/s² + …); together 7 % at t* = 50 here.
+        """
+        assert ancestral(level)[:2] == pytest.approx(posterior(level)[:2], abs=1e-9)
+        variance = posterior(level)[2]
+        assert 0.9 * variance < ancestral(level)[2] < variance
+
+
+@pytest.mark.parametrize("t", [0, 1, 40, 999])
+def test_a_ddpm_step_is_that_of_diffusers(t: int) -> None:
+    """In float64, also inside the scheduler: 1 - ᾱ loses four digits in float32 at small t."""
+    x = torch.randn(1, 3, 8, 8, generator=seeded(1), dtype=torch.float64)
+    scheduler = DDPMScheduler(num_train_timesteps=1000, beta_schedule="linear", clip_sample=False)
+    scheduler.alphas_cumprod, scheduler.one = SIGNAL, torch.tensor(1.0, dtype=torch.float64)
+    network = GaussianNetwork()
+
+    def predict(image: Tensor, now: int) -> Tensor:
+        return network(image, torch.full((1,), now)).sample
+
+    # The same bits of noise: diffusers draws in the precision of x, we in float32.
+    drawn = noise.normal(x, [seeded(7)])
+    ours = next(iter(SAMPLERS.get("ddpm")(Diffusion(predict, SIGNAL), x, t, steps=1, generators=[seeded(7)])))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("diffusers.schedulers.scheduling_ddpm.randn_tensor", lambda *_, **__: drawn)
+        theirs = scheduler.step(predict(x, t), t, x).prev_sample
+    assert torch.allclose(ours, theirs, atol=1e-9)
+
+
+class TestForward:
+    @pytest.mark.parametrize("sampler", SAMPLERS.names())
+    def test_level_0_is_the_identity_bit_for_bit(self, sampler: str) -> None:
+        image, purifier = picture(2, 3, 7, 5, dtype=torch.float32), gaussian(sampler, 0, draws=3)
+        assert torch.equal(purifier(image), image)
+        assert purifier.evaluations == 0 and list(purifier.iterate(image)) == []
+
+    @pytest.mark.parametrize("draws", [1, 3])
+    @pytest.mark.parametrize("sampler", SAMPLERS.names())
+    @pytest.mark.parametrize("level", [1, 3, 12])
+    def test_evaluations_are_the_real_number(self, sampler: str, level: int, draws: int) -> None:
+        purifier = gaussian(sampler, level, steps=5, draws=draws)
+        states = list(purifier.iterate(picture(2, 3, 4, 4), generator=seeded(0)))
+        assert isinstance(purifier.network, GaussianNetwork)
+        assert purifier.network.calls == purifier.evaluations == len(states)
+        assert [(s.step, s.steps) for s in states] == [(i + 1, len(states)) for i in range(len(states))]
+
+    def test_ddim_visits_each_timestep_at_most_once(self) -> None:
+        for t in (0, 1, 2, 9, 49, 149):
+            for steps in range(1, t + 3):
+                visited: list[int] = []
+
+                def predict(x: Tensor, now: int, visited: list[int] = visited) -> Tensor:
+                    visited.append(now)
+                    return x
+
+                list(SAMPLERS.get("ddim")(Diffusion(predict, SIGNAL), torch.zeros(1), t, steps=steps, generators=[]))
+                assert len(visited) == min(steps, t + 1) and visited[0] == t
+                assert visited == sorted(set(visited), reverse=True)
+
+    def test_closing_stops_the_work(self) -> None:
+        purifier = gaussian("ddpm", 50)
+        steps = purifier.iterate(picture(1, 3, 4, 4), generator=seeded(0))
+        next(steps), next(steps)
+        steps.close()
+        assert isinstance(purifier.network, GaussianNetwork) and purifier.network.calls == 2
+
+    @pytest.mark.parametrize("sampler", SAMPLERS.names())
+    def test_same_seed_same_bits(self, sampler: str) -> None:
+        image, purifier = picture(2, 3, 8, 8), gaussian(sampler, 10)
+        first, second, other = (purifier(image, generator=seeded(s)) for s in (1, 1, 2))
+        assert torch.equal(first, second) and not torch.equal(first, other)
+
+    def test_the_global_generator_is_left_alone(self) -> None:
+        state = torch.get_rng_state()
+        gaussian("ddpm", 4)(picture(1, 3, 4, 4), generator=seeded(0))
+        assert torch.equal(torch.get_rng_state(), state)
+
+    @pytest.mark.parametrize("sampler", SAMPLERS.names())
+    def test_a_sample_does_not_depend_on_its_batch_mates(self, sampler: str) -> None:
+        image = picture(3, 3, 12, 12, dtype=torch.float32)
+        purifier = DiffusionPurifier(small_unet(), SCHEDULER, sampler=sampler, noise_level=6, draws=2)
+        together = purifier(image, generator=[seeded(i) for i in range(3)])
+        for i in range(3):
+            alone = purifier(image[i : i + 1], generator=[seeded(i)])
+            assert torch.allclose(together[i : i + 1], alone, atol=1e-6, rtol=0)
+
+    @pytest.mark.parametrize("draws", [2, 3, 4])
+    @pytest.mark.parametrize("aggregate", ["mean", "median"])
+    def test_draws_are_aggregated_pixel_by_pixel(self, aggregate: str, draws: int) -> None:
+        """Against the samplers called one by one; the median of an even number is the mean of the middle two."""
+        image = picture(1, 3, 8, 8)
+        purifier = gaussian("ddpm", 10, draws=draws, aggregate=aggregate)
+        purified, x0 = purifier(image, generator=seeded(3)), image * 2 - 1
+        singles = []
+        for generators in noise.split(seeded(3), 1, draws):
+            x = purifier_diffusion().noised(x0, 9, noise.normal(x0, generators))
+            *_, x = SAMPLERS.get("ddpm")(purifier_diffusion(), x, 9, steps=1, generators=generators)
+            singles.append((x[0].numpy() + 1) / 2)
+        assert np.ptp(singles, axis=0).min() > 0
+        expected = getattr(np, aggregate)(singles, axis=0)
+        assert np.allclose(purified[0].numpy(), expected, atol=1e-9)
+
+    def test_more_draws_keep_the_noise_of_the_first_ones(self) -> None:
+        """So that a table over draws compares the same noise: only the number of draws differs."""
+        first = noise.split([seeded(4)], 1, 2)[0]
+        again = noise.split([seeded(4)], 1, 8)[0]
+        like = torch.zeros(1, 3, 4, 4)
+        assert torch.equal(noise.normal(like, first), noise.normal(like, again))
+
+    @pytest.mark.parametrize("size", [(1, 1), (5, 9), (16, 3)])
+    def test_any_size(self, size: tuple[int, int]) -> None:
+        image = picture(1, 3, *size, dtype=torch.float32)
+        purified = DiffusionPurifier(small_unet(), SCHEDULER, noise_level=5)(image, generator=seeded(0))
+        assert purified.shape == image.shape and purified.isfinite().all()
+
+    def test_tiles_see_one_noise(self) -> None:
+        """The Gaussian network is local: in tiles it must give the same bits of noise, so the same result."""
+        image, whole, tiled = picture(1, 3, 50, 40), gaussian("ddpm", 5), gaussian("ddpm", 5)
+        tiled.tile_size, tiled.tile_overlap = 16, 4
+        assert torch.allclose(whole(image, generator=seeded(0)), tiled(image, generator=seeded(0)), atol=1e-12)
+
+
+def purifier_diffusion() -> Diffusion:
+    network = GaussianNetwork()
+    return Diffusion(lambda x, t: network(x, torch.full((len(x),), t)).sample, SIGNAL)
+
+
+class TestNoise:
+    def test_bits_do_not_depend_on_the_batch(self) -> None:
+        like = torch.zeros(3, 3, 5, 5)
+        for draw in (noise.normal, noise.uniform):
+            together = draw(like, noise.split([seeded(i) for i in range(3)], 3, 2)[1])
+            for i in (2, 0):
+                alone = draw(like[:1], noise.split([seeded(i)], 1, 2)[1])
+                assert torch.equal(together[i : i + 1], alone)
+            assert len({float(sample.flatten()[0]) for sample in together}) == 3
+
+    def test_bits_do_not_depend_on_the_precision(self) -> None:
+        single, double = (
+            noise.normal(torch.zeros(1, 3, 5, 5, dtype=d), [seeded(0)]) for d in (torch.float32, torch.float64)
+        )
+        assert torch.equal(single.double(), double)
+
+    def test_distributions(self) -> None:
+        like = torch.zeros(1, 100_000)
+        normal, uniform = noise.normal(like, [seeded(0)]), noise.uniform(like, [seeded(0)])
+        assert normal.mean().abs() < 0.02 and normal.std().item() == pytest.approx(1, abs=0.02)
+        assert uniform.min() >= -1 and uniform.max() < 1 and uniform.mean().abs() < 0.02
+
+
+class TestGradient:
+    @pytest.mark.parametrize(("sampler", "level"), [("one_step", 40), ("ddim", 40), ("ddpm", 4)])
+    def test_autograd_agrees_with_finite_differences(self, sampler: str, level: int) -> None:
+        """In float64, with frozen noise, through a real network."""
+        purifier = DiffusionPurifier(small_unet().double(), SCHEDULER, sampler=sampler, noise_level=level, steps=3)
+        image, weight = picture(1, 3, 8, 8), picture(1, 3, 8, 8, seed=1)
+
+        def value(x: Tensor) -> Tensor:
+            return (purifier(x, generator=seeded(2)).square() * weight).sum()
+
+        x = image.clone().requires_grad_(True)
+        (gradient,) = torch.autograd.grad(value(x), x)
+        for seed in range(3):
+            direction = torch.randn(image.shape, generator=seeded(seed), dtype=torch.float64)
+            step = 1e-5
+            slope = (value(image + step * direction) - value(image - step * direction)) / (2 * step)
+            assert (gradient * direction).sum().item() == pytest.approx(slope.item(), rel=1e-6)
+
+    @pytest.mark.parametrize("sampler", ["one_step", "ddpm"])
+    def test_checkpointing_changes_nothing(self, sampler: str, monkeypatch: pytest.MonkeyPatch) -> None:
+        purifier = DiffusionPurifier(small_unet(), SCHEDULER, sampler=sampler, noise_level=4)
+        image, calls = picture(2, 3, 12, 12, dtype=torch.float32), []
+
+        def gradient() -> Tensor:
+            x = image.clone().requires_grad_(True)
+            purifier(x, generator=seeded(2)).square().sum().backward()
+            assert x.grad is not None
+            return x.grad
+
+        stored = gradient()
+
+        def plain(function: Any, *args: Any, **options: Any) -> Any:
+            calls.append(options)
+            return function(*args)
+
+        monkeypatch.setattr("udc_defense.purifiers.diffusion.checkpoint", plain)
+        assert torch.allclose(stored, gradient(), atol=1e-6) and calls
+
+    def test_a_gaussian_gives_the_gradient_in_closed_form(self) -> None:
+        x = picture(1, 3, 4, 4).requires_grad_(True)
+        gaussian("ddpm", 30)(x, generator=seeded(0)).sum().backward()
+        expected = ancestral(30)[0] * float(SIGNAL[29]) ** 0.5
+        assert x.grad is not None and torch.allclose(x.grad, torch.full_like(x, expected), rtol=1e-6)
+
+
+BAD: dict[str, tuple[dict[str, Any], str]] = {
+    "negative level": ({"noise_level": -1}, "-1"),
+    "level above the schedule": ({"noise_level": 1001}, "1001"),
+    "level above the training": ({"noise_level": 151, "last_timestep": 150}, "151"),
+    "no steps": ({"steps": 0}, "steps 0"),
+    "no draws": ({"draws": 0}, "draws 0"),
+    "unknown aggregate": ({"aggregate": "mode"}, "'mode'"),
+    "unknown sampler": ({"sampler": "euler"}, "'euler'"),
+    "a helper is no sampler": ({"sampler": "base"}, "'base'"),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_bad_settings_are_refused_in_one_sentence(name: str) -> None:
+    options, words = BAD[name]
+    with pytest.raises(SettingError) as caught:
+        DiffusionPurifier(GaussianNetwork(), SCHEDULER, **options)
+    message = str(caught.value)
+    assert words in message and message.endswith(".") and "\n" not in message
+
+
+def test_a_wrong_number_of_generators_is_refused() -> None:
+    with pytest.raises(SettingError, match=r"^1 generators for a batch of 2\.$"):
+        gaussian("one_step", 5)(picture(2, 3, 4, 4), generator=[seeded(0)])
+
+
+def test_the_highest_level_is_what_the_network_was_trained_for() -> None:
+    assert DiffusionPurifier(GaussianNetwork(), SCHEDULER, noise_level=150, last_timestep=150).noise_level == 150

@@ -1,0 +1,498 @@
+"""The command line: `udc-defense run photo.jpg --out results/` and its relatives.
+
+Every error of the input is one sentence on standard error and exit status 2; what was finished before stays.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from udc_defense import __version__
+from udc_defense.errors import SettingError, UDCDefenseError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from udc_defense.defense import Defense
+    from udc_defense.evaluation.case import Result, Settings
+    from udc_defense.training.loop import Progress
+
+INTERRUPTED = 130
+STAGE_WORDS = {
+    "simulate": "simulating the capture",
+    "restore": "restoring",
+    "attack": "attacking",
+    "control": "restoring under random noise",
+    "purify": "purifying",
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; returns the exit status."""
+    options = _parser().parse_args(arguments)
+    try:
+        return options.command(options)
+    except UDCDefenseError as error:
+        return _complain(error)
+    except KeyboardInterrupt:
+        sys.stderr.write("\nudc-defense: interrupted; what was finished is kept.\n")
+        return INTERRUPTED
+    except BrokenPipeError:
+        return 1
+    except OSError as error:
+        return _complain(f"{error.filename or 'a file'}: {error.strerror or error}.")
+
+
+def _complain(problem: object) -> int:
+    sys.stderr.write(f"udc-defense: {problem}\n")
+    return 2
+
+
+# --- What the commands do ---------------------------------------------------------------------------------------------
+
+
+def _run(options: argparse.Namespace) -> int:
+    """Everything on every photo; report.json is rewritten after each, so that an interruption loses nothing."""
+    from udc_defense.evaluation import case
+    from udc_defense.evaluation.runner import checkpoint_sums, versions
+
+    defense, settings = _defense(options), _settings(options)
+    report: dict[str, Any] = {
+        "settings": asdict(settings) | {"purifier": _purifier_facts(options), "captured": options.captured},
+        "versions": versions(),
+        "checkpoints": checkpoint_sums(options.restorer, None if defense.purifier is None else options.purifier_weights),
+        "images": [],
+    }
+
+    def process(name: str, load: Callable[[], dict[str, Tensor]], folder: Path) -> None:
+        result = _watch(case.run(defense, settings, name, **load()), name)
+        for stage, image in result.images.items():
+            _save(image, folder / f"{stage}.png")
+        report["images"].append(result.report())
+        _write_json(options.out / "report.json", report)
+        _print_scores(result)
+
+    return _each(list(_sources(options)), options.out, process)
+
+
+def _sources(options: argparse.Namespace) -> Iterator[tuple[str, Callable[[], dict[str, Tensor]]]]:
+    """(name, loader of the arguments of `case.run`) for every photo or pair."""
+    from udc_defense.images import read_image
+    from udc_defense.scenes import read_pairs, scene_from_photo
+
+    if options.pairs:
+        if options.images or options.captured:
+            raise SettingError("--pairs stands alone: it brings captures and their ground truth.")
+        for pair in read_pairs(*options.pairs, domain=options.domain):
+            yield pair.name, lambda pair=pair: dict(zip(("captured", "truth"), pair.load(), strict=True))
+        return
+    if not options.images:
+        raise SettingError("no image is given; name at least one, or --pairs CAPTURES CLEAN.")
+    for path in options.images:
+        if options.captured:
+            yield path.name, lambda path=path: {"captured": read_image(path)}
+        else:
+            yield path.name, lambda path=path: {"scene": scene_from_photo(read_image(path))}
+
+
+def _simulate(options: argparse.Namespace) -> int:
+    from udc_defense.evaluation import case
+    from udc_defense.images import read_image
+    from udc_defense.scenes import scene_from_photo
+
+    settings = case.Settings(panel=options.panel, seed=options.seed, attack="none")
+
+    def change(image: Tensor, name: str) -> Tensor:
+        return case.simulate(scene_from_photo(image), settings, name)
+
+    return _one_stage(options, change, read_image)
+
+
+def _attack(options: argparse.Namespace) -> int:
+    import torch
+
+    from udc_defense.evaluation import case
+    from udc_defense.images import quantize, read_image
+
+    defense, settings = _defense(options), _settings(options)
+
+    def change(image: Tensor, name: str) -> Tensor:
+        captured = quantize(image)
+        with torch.no_grad():
+            reference = defense.restorer(captured)
+        seed = case.row_seed(settings.seed, name, settings.attack, settings.eps, settings.threat, 0)
+        result = case.Result(name, seed, images={"captured": captured}, reference=reference)
+        return _watch(case.attack(defense, settings, result), name).images["attacked_input"]
+
+    return _one_stage(options, change, read_image)
+
+
+def _purify(options: argparse.Namespace) -> int:
+    import torch
+
+    from udc_defense.evaluation import case
+    from udc_defense.images import read_image
+    from udc_defense.noise import seeded
+
+    defense = _defense(options)
+    if defense.purifier is None:
+        raise SettingError("--purifier none leaves nothing to do.")
+
+    def change(image: Tensor, name: str) -> Tensor:
+        generator = seeded(case.row_seed(options.seed, name, "purify", 0, "", 0))
+        with torch.no_grad():
+            return defense.purifier(image, generator=generator)
+
+    return _one_stage(options, change, read_image)
+
+
+def _restore(options: argparse.Namespace) -> int:
+    import torch
+
+    from udc_defense.checkpoints import load_restorer
+    from udc_defense.images import read_image
+
+    restorer = load_restorer(options.restorer)
+
+    def change(image: Tensor, name: str) -> Tensor:
+        with torch.no_grad():
+            return restorer(image)
+
+    return _one_stage(options, change, read_image)
+
+
+def _train(options: argparse.Namespace) -> int:
+    """Train from scratch, or go on with --resume."""
+    from importlib import import_module
+
+    from udc_defense.training.data import PairedCrops, SimulatedCaptures, list_scenes
+    from udc_defense.training.loop import TrainingSettings
+
+    module = import_module(f"udc_defense.training.{options.network}")
+    settings = TrainingSettings(
+        out=options.out,
+        steps=options.steps,
+        batch=options.batch,
+        learning_rate=options.learning_rate,
+        seed=options.seed,
+        precision=options.precision,
+        checkpoint_every=options.checkpoint_every,
+        resume=options.resume,
+    )
+    # Enough items for any number of processes; an item costs nothing until it is drawn.
+    shape = {"length": 1 << 40, "size": module.CROP, "crops": module.CROPS_PER_CAPTURE, "seed": options.seed}
+    facts: dict[str, Any]
+    if options.pairs:
+        from udc_defense.scenes import read_pairs
+
+        pairs = read_pairs(*options.pairs, domain=options.domain)
+        dataset, facts = PairedCrops(pairs, **shape), {"pairs": len(pairs), "domain": options.domain}
+    elif options.scenes:
+        scenes, panels = list_scenes(options.scenes, options.crops), options.panel or ["axon20"]
+        dataset, facts = SimulatedCaptures(scenes, panels, **shape), {"scenes": len(scenes), "panels": panels}
+    else:
+        raise SettingError("nothing to train on; give --scenes DIR or --pairs CAPTURES CLEAN.")
+    _watch_training(getattr(module, f"train_{options.network}")(dataset, settings, facts), options.steps)
+    print(f"{options.out / options.network}: trained, {options.steps} steps.")
+    return 0
+
+
+def _results(options: argparse.Namespace) -> int:
+    """The protocol of results/spine.json; interrupted runs go on where they stopped."""
+    import torch
+    from tqdm import tqdm
+
+    from udc_defense.evaluation import spine
+    from udc_defense.evaluation.runner import Results, checkpoint_sums, read_rows, run_jobs, versions, write_results
+    from udc_defense.training.loop import hardware
+
+    sums = checkpoint_sums("default", "default")
+    # Rows of other weights must never be mixed in: the partial file carries the weights in its name.
+    partial = options.out / f"spine-{'-'.join(value[:8] for value in sums.values())}.partial.jsonl"
+    jobs = list(spine.jobs(options.scenes, options.crops, options.split, options.seed))
+    with tqdm(total=len(jobs), unit="image", disable=None) as bar:
+        for done, _ in run_jobs(jobs, partial, options.workers):
+            bar.update(done - bar.n)
+    results = Results(
+        command="make results SCENES=DIR CROPS=DIR/crops.csv",
+        seed=options.seed,
+        protocol=spine.describe(),
+        versions=versions(),
+        hardware=f"{hardware(torch.device('cpu'))}, {options.workers} processes of 1 thread",
+        checkpoints=sums,
+        rows=read_rows(partial),
+    )
+    write_results(options.out / "spine.json", results)
+    print(spine.table(results, "val"))
+    return 0
+
+
+def _denoising(options: argparse.Namespace) -> int:
+    """PSNR per σ of the embedded purifier beside non-local means."""
+    from udc_defense.evaluation.denoising import measure
+
+    table = measure(options.scenes, options.crops, options.seed)
+    _write_json(options.out / "denoising.json", table)
+    return 0
+
+
+def _demo(options: argparse.Namespace) -> int:
+    try:
+        from udc_defense.demo import main as serve
+    except ImportError as error:
+        raise SettingError(f'the demo needs {error.name}; install it with pip install "udc-defense[demo]".') from error
+    serve(host=options.host, port=options.port, share=options.share)
+    return 0
+
+
+# --- Shared by the commands -------------------------------------------------------------------------------------------
+
+
+def _defense(options: argparse.Namespace) -> Defense:
+    from udc_defense.checkpoints import load_purifier, load_restorer
+    from udc_defense.defense import Defense
+
+    facts = _purifier_facts(options)
+    purifier = None if facts is None else load_purifier(options.purifier_weights, **facts)
+    device = _device(options.device)
+    return Defense(load_restorer(options.restorer), purifier).to(device).eval()
+
+
+def _purifier_facts(options: argparse.Namespace) -> dict[str, Any] | None:
+    if options.purifier == "none":
+        return None
+    return {
+        "sampler": options.purifier,
+        "noise_level": options.noise_level,
+        "steps": options.purify_steps,
+        "draws": options.draws,
+        "aggregate": options.aggregate,
+    }
+
+
+def _device(name: str) -> str:
+    import torch
+
+    if name == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        torch.empty(1, device=name)
+    except (RuntimeError, AssertionError) as error:
+        raise SettingError(f"device {name!r} is not to be had on this machine.") from error
+    return name
+
+
+def _settings(options: argparse.Namespace) -> Settings:
+    from udc_defense.evaluation.case import Settings
+
+    return Settings(
+        panel=getattr(options, "panel", "axon20"),
+        attack=options.attack,
+        objective=options.objective,
+        norm=options.norm,
+        eps=options.eps,
+        steps=options.steps,
+        threat=options.threat,
+        draws=options.attack_draws,
+        seed=options.seed,
+    )
+
+
+def _watch(steps: Iterator[Any], name: str) -> Result:
+    """Drain the steps of one photo under a progress bar."""
+    from tqdm import tqdm
+
+    stage = ""
+    with tqdm(disable=None, leave=False, bar_format="{desc} {bar} {n_fmt}/{total_fmt} [{remaining} left]") as bar:
+        for state in steps:
+            if state.stage != stage:
+                stage = state.stage
+                bar.reset(total=state.steps)
+                bar.set_description(f"{name}: {STAGE_WORDS[stage]}")
+            bar.update(state.step - bar.n)
+    return state.result
+
+
+def _watch_training(steps: Iterator[Progress], total: int) -> None:
+    from tqdm import tqdm
+
+    with tqdm(total=total, unit="step", disable=None) as bar:
+        for state in steps:
+            bar.update(state.step - bar.n)
+            bar.set_postfix(loss=f"{state.loss:.4f}", refresh=False)
+
+
+def _one_stage(
+    options: argparse.Namespace, change: Callable[[Tensor, str], Tensor], read: Callable[[Path], Tensor]
+) -> int:
+    """Read, change and write every image as OUT/STEM.png."""
+    sources = [(path.name, lambda path=path: {"image": read(path)}) for path in options.images]
+
+    def process(name: str, load: Callable[[], dict[str, Tensor]], folder: Path) -> None:
+        target = folder.with_name(folder.name + ".png")
+        _save(change(load()["image"], name), target, options.bits)
+        print(target)
+
+    return _each(sources, options.out, process)
+
+
+def _each(
+    sources: list[tuple[str, Callable[[], dict[str, Tensor]]]],
+    out: Path,
+    process: Callable[[str, Callable[[], dict[str, Tensor]], Path], None],
+) -> int:
+    """Process every source into a folder of its own name; a bad one is reported and the others still run."""
+    status, taken = 0, set()
+    for name, load in sources:
+        stem = base = Path(name).stem
+        number = 1
+        while stem in taken:
+            number += 1
+            stem = f"{base}-{number}"
+        taken.add(stem)
+        try:
+            process(name, load, out / stem)
+        except UDCDefenseError as error:
+            status = _complain(error)
+    return status
+
+
+def _save(image: Tensor, path: Path, bits: int = 8) -> None:
+    from udc_defense.images import write_png
+
+    write_png(image, path, bits=bits)
+
+
+def _write_json(path: Path, value: dict[str, Any]) -> None:
+    from udc_defense.images import write_file
+
+    write_file(path, (json.dumps(value, indent=1) + "\n").encode())
+
+
+def _print_scores(result: Result) -> None:
+    psnr = {key: value for key, value in result.scores("psnr").items() if value is not None}
+    print(f"{result.name}: " + ", ".join(f"{key} {value:.2f} dB" for key, value in psnr.items()))
+    if result.recovered is not None:
+        print(f"  the defence recovered {result.recovered:.0%} of what the attack took")
+
+
+# --- The flags --------------------------------------------------------------------------------------------------------
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="udc-defense", description="Attack, purify and restore photos of under-display cameras."
+    )
+    parser.add_argument("--version", action="version", version=__version__)
+    commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
+
+    run = _command(commands, "run", _run, "capture, attack, purify and restore photos; PNGs and report.json")
+    run.add_argument("images", nargs="*", type=Path, metavar="IMAGE")
+    run.add_argument("--captured", action="store_true", help="the photos were taken by an under-display camera")
+    _add_pairs(run)
+    _add_panel(run)
+    _add_attack(run)
+    _add_purifier(run)
+    _add_common(run)
+
+    simulate = _one_stage_command(commands, "simulate", _simulate, "photos to under-display captures")
+    _add_panel(simulate)
+    _add_common(simulate)
+    attack = _one_stage_command(commands, "attack", _attack, "captures to attacked captures")
+    _add_attack(attack)
+    _add_purifier(attack)
+    _add_common(attack)
+    purify = _one_stage_command(commands, "purify", _purify, "captures to purified captures")
+    _add_purifier(purify)
+    _add_common(purify)
+    restore = _one_stage_command(commands, "restore", _restore, "captures to restored images")
+    _add_common(restore)
+
+    train = _command(commands, "train", _train, "train a restorer or a purifier from scratch")
+    train.add_argument("network", choices=("restorer", "purifier"))
+    train.add_argument("--scenes", type=Path, metavar="DIR", help="panoramas (.hdr) and photos")
+    train.add_argument("--crops", type=Path, metavar="FILE", help="crop list whose scenes are kept out of training")
+    _add_pairs(train)
+    train.add_argument("--panel", action="append", metavar="NAME", help="axon20, toled or poled; repeat to mix")
+    train.add_argument("--out", type=Path, required=True, metavar="DIR")
+    train.add_argument("--steps", type=int, default=15_000)
+    train.add_argument("--batch", type=int, default=2, help="captures per step and process; each gives 4 crops")
+    train.add_argument("--learning-rate", type=float, default=5e-4)
+    train.add_argument("--precision", choices=("no", "bf16"), default="no")
+    train.add_argument("--checkpoint-every", type=int, default=500, metavar="STEPS")
+    train.add_argument("--resume", action="store_true", help="go on from the newest checkpoint in --out")
+    train.add_argument("--seed", type=int, default=0)
+
+    for name, function, words in (
+        ("results", _results, "measure the embedded networks on a crop list: results/spine.json"),
+        ("denoising", _denoising, "measure the embedded purifier as a denoiser: results/denoising.json"),
+    ):
+        results = _command(commands, name, function, words)
+        results.add_argument("--scenes", type=Path, required=True, metavar="DIR", help="what the crop list's paths start from")
+        results.add_argument("--crops", type=Path, required=True, metavar="FILE")
+        results.add_argument("--split", choices=("val", "heldout"), help="one split only")
+        results.add_argument("--workers", type=int, default=2, help="processes of one thread each")
+        results.add_argument("--seed", type=int, default=0)
+        results.add_argument("--out", type=Path, default=Path("results"), metavar="DIR")
+
+    demo = _command(commands, "demo", _demo, "the browser demo")
+    demo.add_argument("--host", default=None)
+    demo.add_argument("--port", type=int, default=None)
+    demo.add_argument("--share", action="store_true", help="a public link through Gradio's servers")
+    return parser
+
+
+def _command(commands: Any, name: str, function: Callable[[argparse.Namespace], int], words: str) -> argparse.ArgumentParser:
+    parser = commands.add_parser(name, help=words, description=words[0].upper() + words[1:] + ".")
+    parser.set_defaults(command=function)
+    return parser
+
+
+def _one_stage_command(
+    commands: Any, name: str, function: Callable[[argparse.Namespace], int], words: str
+) -> argparse.ArgumentParser:
+    parser = _command(commands, name, function, words)
+    parser.add_argument("images", nargs="+", type=Path, metavar="IMAGE")
+    parser.add_argument("--bits", type=int, choices=(8, 16), default=8, help="per channel of the PNGs")
+    return parser
+
+
+def _add_common(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--restorer", default="default", metavar="NAME", help="embedded name, folder or owner/name[@revision]")
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, mps")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR")
+
+
+def _add_panel(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--panel", default="axon20", metavar="NAME", help="axon20, toled or poled")
+
+
+def _add_pairs(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--pairs", nargs=2, type=Path, metavar=("CAPTURES", "CLEAN"), help="two folders, files of equal stem")
+    parser.add_argument("--domain", choices=("tonemapped", "srgb", "linear"), default="tonemapped", help="of the pairs")
+
+
+def _add_attack(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--attack", default="pgd", metavar="NAME", help="pgd or none")
+    parser.add_argument("--eps", type=float, default=4.0, help="radius in units of 1/255 (default 4)")
+    parser.add_argument("--steps", type=int, default=20, help="attack steps (default 20)")
+    parser.add_argument("--norm", choices=("linf", "l2"), default="linf")
+    parser.add_argument("--objective", default="mse", metavar="NAME", help="mse or l1")
+    parser.add_argument("--threat", default="oblivious", metavar="KIND", help="oblivious, or exact: knows the defence")
+    parser.add_argument("--attack-draws", type=int, default=1, help="noise draws per gradient under --threat exact")
+
+
+def _add_purifier(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--purifier", default="one_step", metavar="NAME", help="one_step, ddim, ddpm or none")
+    parser.add_argument("--purifier-weights", default="default", metavar="NAME", help="embedded name, folder or Hub id")
+    parser.add_argument("--noise-level", type=int, default=20, help="forward diffusion steps (default 20)")
+    parser.add_argument("--purify-steps", type=int, default=5, help="network evaluations of ddim")
+    parser.add_argument("--draws", type=int, default=8, help="purifications that are aggregated")
+    parser.add_argument("--aggregate", choices=("mean", "median"), default="mean")

@@ -1,0 +1,318 @@
+"""Layout and events of the demo."""
+
+from __future__ import annotations
+
+import logging
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+from PIL import Image
+
+from udc_defense.demo import engine, view
+from udc_defense.demo.engine import Choices
+from udc_defense.demo.samples import CREDITS, write_samples
+from udc_defense.errors import UDCDefenseError
+from udc_defense.evaluation.case import Result
+from udc_defense.evaluation.spine import DEFAULT
+from udc_defense.optics import PANELS
+
+log = logging.getLogger(__name__)
+
+INTRO = """# Attack and defend a camera under a display
+A phone camera under its display sees through the pixels, and a network repairs the photo. An **attack** adds a change
+too small to see that makes the repair fail. The **defence** drowns that change in noise and takes the noise out again
+with a diffusion model before the photo is repaired. Here you see what either is worth."""
+HONESTY = (
+    "By default the attacker **does not know** the defence, which flatters it. Tick *The attacker knows the defence* "
+    "under Details to see one who does."
+)
+METHODS = [("None", "none"), ("One step", "one_step"), ("DDIM, 5 steps", "ddim"), ("DDPM, every step", "ddpm")]
+NORMS = [("L∞: each value by at most ε", "linf"), ("L2: ε on average (root mean square)", "l2")]
+STAGE_CHOICES = [(words, key) for key, words in view.STAGES.items()]
+LEFT, RIGHT = "attacked_restored", "defended_attacked"
+READY = view.status("idle", "Ready. Choose a photo and press Run.")
+ZERO_GPU_SECONDS = 120
+
+Update = tuple[Any, ...]
+
+
+def build(gpu: Callable[..., Any]) -> gr.Blocks:
+    """The whole page, its networks loaded.
+
+    Args:
+        gpu: decorator of the handler that computes, such as `spaces.GPU`.
+    """
+    engine.restorer()
+    samples = write_samples(Path(tempfile.mkdtemp(prefix="udc-samples-")))
+    with gr.Blocks(title="udc-defense", analytics_enabled=False, delete_cache=(3600, 3600), fill_width=True) as demo:
+        gr.Markdown(INTRO, elem_classes="udc-intro")
+        with gr.Row(elem_classes="udc-page"):
+            with gr.Column(scale=4, min_width=320):
+                inputs, run_button, stop_button = _controls(samples)
+            with gr.Column(scale=7, min_width=320):
+                outputs, compared = _results()
+        gr.Markdown(f"{view.weights_line()}\n\n{CREDITS}", elem_classes="udc-foot")
+        _connect(gpu(duration=_seconds)(run), inputs, outputs, compared, (run_button, stop_button))
+    return demo
+
+
+def _controls(samples: dict[str, Path]) -> tuple[list[gr.components.Component], gr.Button, gr.Button]:
+    """The left side: every input in the order of `run`'s arguments, and the two buttons."""
+    first = next(iter(samples.values()))
+    photo = gr.Image(
+        value=str(first),
+        label="Photo",
+        type="filepath",
+        image_mode=None,
+        format="png",
+        sources=["upload", "clipboard", "webcam"],
+        height=260,
+        elem_id="photo",
+    )
+    _trust_only_our_reader(photo)
+    gr.Examples(
+        [[str(path)] for path in samples.values()],
+        photo,
+        label="Or one of these",
+        cache_examples=False,
+        elem_id="samples",
+        api_visibility="private",
+    )
+    captured = gr.Checkbox(label="This photo already comes from an under-display camera", elem_id="captured")
+    panel = gr.Dropdown(
+        [(shown.title, name) for name, shown in PANELS.items()],
+        value="axon20",
+        label="Display in front of the camera",
+        filterable=False,
+        elem_id="panel",
+    )
+    captured.change(
+        lambda known: gr.update(interactive=not known),
+        captured,
+        panel,
+        api_visibility="private",
+        show_progress="hidden",
+    )
+    with gr.Group():
+        attack = gr.Checkbox(value=True, label="Attack", elem_classes="udc-switch", elem_id="attack")
+        eps = gr.Slider(0, engine.MAX_EPS, 4, step=0.5, label="Largest change ε, of 255", elem_id="eps")
+        steps = gr.Slider(1, engine.MAX_STEPS, 10, step=1, label="Steps of the attack", elem_id="steps")
+    with gr.Group():
+        defence = gr.Radio(METHODS, value=DEFAULT.sampler, label="Defence", elem_id="defence")
+        level = gr.Slider(
+            0,
+            engine.MAX_NOISE_LEVEL,
+            DEFAULT.noise_level,
+            step=1,
+            label="Noise level (0 changes nothing)",
+            elem_id="level",
+        )
+        draws = gr.Slider(1, engine.MAX_DRAWS, DEFAULT.draws, step=1, label="Draws, averaged", elem_id="draws")
+    with gr.Accordion("Details", open=False, elem_id="details"):
+        knows = gr.Checkbox(label="The attacker knows the defence (exact gradient, much slower)", elem_id="knows")
+        norm = gr.Radio(NORMS, value="linf", label="Size of the attack is measured in", elem_id="norm")
+        with gr.Row():
+            random_seed = gr.Checkbox(value=True, label="New seed for every run", elem_id="random-seed", min_width=140)
+            seed = gr.Number(
+                0, label="Seed", precision=0, minimum=0, maximum=engine.MAX_SEED, min_width=100, elem_id="seed"
+            )
+    with gr.Row(elem_classes="udc-buttons"):
+        run_button = gr.Button("Run", variant="primary", scale=3, min_width=120, elem_id="run")
+        stop_button = gr.Button("Stop", variant="secondary", scale=1, min_width=80, elem_id="stop")
+    gr.Markdown(HONESTY, elem_classes="udc-small")
+    fields = [photo, captured, panel, attack, eps, steps, defence, level, draws, knows, norm, random_seed, seed]
+    return fields, run_button, stop_button
+
+
+def _trust_only_our_reader(photo: gr.Image) -> None:
+    """Hand the file on unopened: gradio's own look at it fails on what is no image, with the file's path in the message."""
+    decode = photo.preprocess
+
+    def preprocess(payload: Any) -> Any:
+        by_path = payload is not None and payload.path and not (payload.url or "").startswith("data:")
+        return payload.path if by_path else decode(payload)
+
+    photo.preprocess = preprocess  # type: ignore[method-assign]
+
+
+def _results() -> tuple[list[gr.components.Component], list[gr.components.Component]]:
+    """The right side: every output in the order that `run` yields, and what the wipe is made of."""
+    line = gr.HTML(READY, elem_id="status")
+    verdict = gr.Markdown("", elem_id="verdict")
+    with gr.Row(elem_classes="udc-choose"):
+        left = gr.Dropdown(STAGE_CHOICES, value=LEFT, label="Left", filterable=False, min_width=140, elem_id="left")
+        right = gr.Dropdown(STAGE_CHOICES, value=RIGHT, label="Right", filterable=False, min_width=140, elem_id="right")
+    wipe = gr.ImageSlider(
+        label="Drag to compare", format="png", interactive=False, max_height=560, elem_id="wipe", buttons=["fullscreen"]
+    )
+    strip = gr.Gallery(
+        label="All stages",
+        format="png",
+        columns=5,
+        height="auto",
+        object_fit="cover",
+        interactive=False,
+        buttons=["download", "download_all", "fullscreen"],
+        elem_id="strip",
+    )
+    with gr.Row():
+        with gr.Column(scale=3, min_width=300):
+            table = gr.HTML("", elem_id="table")
+        with gr.Column(scale=2, min_width=200):
+            delta = gr.Image(
+                label="Perturbation",
+                format="png",
+                interactive=False,
+                visible=False,
+                buttons=["download"],
+                elem_id="delta",
+            )
+    with gr.Accordion("Report", open=False):
+        report = gr.JSON(label="report.json", elem_id="report")
+    return [line, verdict, strip, table, delta, report], [strip, left, right, wipe]
+
+
+def _connect(
+    handler: Callable[..., Any],
+    inputs: list[gr.components.Component],
+    outputs: list[gr.components.Component],
+    compared: list[gr.components.Component],
+    buttons: tuple[gr.Button, gr.Button],
+) -> None:
+    strip, left, right, wipe = compared
+    running = buttons[0].click(handler, inputs, outputs, api_name="run", show_progress="hidden", concurrency_id="run")
+    buttons[1].click(
+        view.stopped,
+        outputs[0],
+        outputs[0],
+        cancels=[running],
+        api_visibility="private",
+        show_progress="hidden",
+        queue=False,
+    )
+    # The wipe is fed from the film strip and not by the run: a visitor may switch stages while it goes on.
+    gr.on(
+        [strip.change, left.change, right.change],
+        compare,
+        [strip, left, right],
+        wipe,
+        api_visibility="private",
+        show_progress="hidden",
+        trigger_mode="always_last",
+    )
+
+
+def compare(strip: list[tuple[str, str]] | None, left: str, right: str) -> Any:
+    """Two stages of the film strip for the wipe."""
+    files = {caption: path for path, caption in strip or []}
+    pair = view.pair(list(files), left, right)
+    if pair is None:
+        return gr.update(value=None, label="Drag to compare")
+    return gr.update(value=(files[pair[0]], files[pair[1]]), label=f"{pair[0]}  |  {pair[1]}")
+
+
+def run(
+    photo: str | None,
+    captured: bool = False,
+    panel: str = "axon20",
+    attack: bool = True,
+    eps: float = 4,
+    steps: int = 10,
+    defence: str = DEFAULT.sampler,
+    noise_level: int = DEFAULT.noise_level,
+    draws: int = DEFAULT.draws,
+    knows_defence: bool = False,
+    norm: str = "linf",
+    random_seed: bool = True,
+    seed: int = 0,
+) -> Iterator[Update]:
+    """Attack, purify and restore one photo; every stage is sent as soon as it is there.
+
+    Args:
+        photo: any image; large ones are scaled down.
+        captured: the photo already comes from an under-display camera; otherwise its capture is simulated.
+        panel: the display in front of the camera: axon20, toled or poled.
+        attack: whether to attack.
+        eps: largest change, in units of 1/255, 0 to 16.
+        steps: of the attack, 1 to 50.
+        defence: none, one_step, ddim or ddpm.
+        noise_level: forward diffusion steps, 0 to 100.
+        draws: purifications that are averaged, 1 to 8.
+        knows_defence: the attacker has the exact gradient through the defence.
+        norm: linf or l2.
+        random_seed: draw a new seed.
+        seed: used otherwise.
+
+    Returns:
+        Status (HTML), verdict (Markdown), all stages, table (HTML), amplified perturbation, and report.json.
+    """
+    try:
+        if photo is None:
+            raise UDCDefenseError("There is no photo: upload one or click a sample.")
+        choices = Choices(
+            captured,
+            panel,
+            attack,
+            eps,
+            steps,
+            defence,
+            noise_level,
+            draws,
+            knows_defence,
+            norm,
+            random_seed,
+            int(seed or 0),
+        )
+        yield from _work(photo, choices)
+    except UDCDefenseError as error:
+        message = view.without_path(str(error), photo)
+        yield _only_status(view.status("failed", message))
+        raise gr.Error(message, print_exception=False) from None
+    except Exception:
+        log.exception("a run of the demo failed")
+        message = "Something went wrong here, and it is not the photo's fault; the details are in the server's log."
+        yield _only_status(view.status("failed", message))
+        raise gr.Error(message, print_exception=False) from None
+
+
+def _work(path: str, choices: Choices) -> Iterator[Update]:
+    settings = choices.settings()
+    yield (view.status("running", "Reading the photo"), "", [], "", gr.update(value=None, visible=False), None)
+    photo, note = engine.read_photo(path)
+    progress = view.Progress(engine.phases(choices))
+    yield _only_status(progress.line())
+    steps = engine.start(photo, choices, settings)
+    try:
+        for step in steps:
+            grown = progress.update(step)
+            yield _everything(progress.line(), step.result, note) if grown else _only_status(progress.line())
+            result = step.result
+    finally:  # Stop closes this generator: the networks' work ends with it
+        steps.close()  # type: ignore[attr-defined]
+    done = view.status("done", f"Done in {progress.seconds:.0f} s · seed {settings.seed}", 1.0)
+    yield (done, *[gr.skip()] * 4, engine.report(choices, settings, result))
+
+
+def _only_status(line: str) -> Update:
+    return (line, *[gr.skip()] * 5)
+
+
+def _everything(line: str, result: Result, note: str) -> Update:
+    words = view.verdict(result) + (f"\n\n{note}" if note else "")
+    return (line, words, view.pictures(result), view.table(result), _delta(view.perturbation(result)), gr.skip())
+
+
+def _delta(shown: tuple[Image.Image, str] | None) -> Any:
+    return gr.skip() if shown is None else gr.update(value=shown[0], label=shown[1], visible=True)
+
+
+def _seconds(*arguments: Any) -> int:
+    """How long a lent GPU is asked for: 20 ms per network evaluation at the largest size, and its start."""
+    try:
+        total = sum(phase.total for phase in engine.phases(Choices(*arguments[1:])))
+    except (UDCDefenseError, TypeError):
+        return 10  # the run itself says what is wrong
+    return min(ZERO_GPU_SECONDS, 15 + round(0.02 * total))

@@ -1,0 +1,292 @@
+"""A result in pictures, numbers and words. Knows no gradio."""
+
+from __future__ import annotations
+
+import html
+import math
+import time
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+from torch import Tensor
+
+from udc_defense.checkpoints import resolve, training_facts
+from udc_defense.demo.engine import Phase
+from udc_defense.errors import CheckpointError
+from udc_defense.evaluation.case import Result, Step
+from udc_defense.images import to_pil
+
+# Every stage in the order of the film strip, in a visitor's words.
+STAGES = {
+    "clean": "Ground truth",
+    "captured": "Capture",
+    "restored": "Restored",
+    "attacked_input": "Attacked capture",
+    "attacked_restored": "Attacked, restored",
+    "noise_restored": "Random noise, restored",
+    "purified": "Purified",
+    "defended_attacked": "Attacked, defended",
+    "defended_clean": "Not attacked, defended",
+}
+# What the wipe shows while, or because, a stage is not there.
+STANDS_IN = {
+    "defended_attacked": "defended_clean",
+    "defended_clean": "restored",
+    "attacked_restored": "restored",
+    "noise_restored": "restored",
+    "purified": "attacked_input",
+    "attacked_input": "captured",
+    "restored": "captured",
+    "clean": "captured",
+}
+TIMED = {"simulate": "simulate", "restore": "restore", "attack": "attack", "purify": "purify"}
+HURTS = 0.05  # dB: smaller differences are called none
+
+
+def pictures(result: Result) -> list[tuple[Image.Image, str]]:
+    """The film strip: every stage that is there, with its caption."""
+    return [(to_pil(result.images[key]), words) for key, words in STAGES.items() if key in result.images]
+
+
+def pair(captions: list[str], left: str, right: str) -> tuple[str, str] | None:
+    """Captions to compare: the two chosen stages, or what stands in for them; never the same twice if it can be helped."""
+    there = {key for key, words in STAGES.items() if words in captions}
+    if not there:
+        return None
+    first, second = _present(left, there), _present(right, there)
+    if first == second and "captured" in there:
+        first = "captured"
+    return STAGES[first], STAGES[second]
+
+
+def _present(key: str, there: set[str]) -> str:
+    while key not in there:
+        if key not in STANDS_IN:
+            return next(stage for stage in STAGES if stage in there)
+        key = STANDS_IN[key]
+    return key
+
+
+def rows(result: Result) -> list[tuple[str, float | None, float | None]]:
+    """Stage, PSNR and SSIM of every stage that is there; null where there is nothing to compare with."""
+    psnr, ssim = result.scores("psnr"), result.scores("ssim")
+    return [(words, psnr[key], ssim[key]) for key, words in STAGES.items() if key in result.images and key in psnr]
+
+
+def table(result: Result) -> str:
+    """PSNR and SSIM per stage, with a bar for the eye, and how long each part took."""
+    lines = rows(result)
+    values = [value for _, value, _ in lines if value is not None]
+    low, high = (min(values) - 3, max(values)) if values else (0.0, 1.0)
+    body = "".join(_table_row(words, psnr, ssim, low, high) for words, psnr, ssim in lines)
+    against = "the ground truth" if result.has_truth else "what the restorer makes of the untouched capture"
+    return (
+        f'<table class="udc-table"><caption>Compared with {against}</caption><thead><tr><th scope="col">Stage</th>'
+        f'<th scope="col" colspan="2">PSNR, dB</th><th scope="col">SSIM</th></tr></thead><tbody>{body}</tbody></table>'
+        f'<p class="udc-small">Time: {timings(result)}</p>'
+    )
+
+
+def _table_row(words: str, psnr: float | None, ssim: float | None, low: float, high: float) -> str:
+    share = 0 if psnr is None else 100 * (psnr - low) / max(high - low, 1e-9)
+    return (
+        f'<tr><th scope="row">{words}</th><td class="bar"><i style="width:{share:.0f}%"></i></td>'
+        f"<td>{_number(psnr, 2)}</td><td>{_number(ssim, 3)}</td></tr>"
+    )
+
+
+def _number(value: float | None, digits: int) -> str:
+    return "–" if value is None else f"{value:.{digits}f}"
+
+
+def timings(result: Result) -> str:
+    """Wall time per part."""
+    return " · ".join(f"{TIMED.get(stage, stage)} {seconds:.1f} s" for stage, seconds in result.seconds.items())
+
+
+def perturbation(result: Result) -> tuple[Image.Image, str] | None:
+    """What the attack added, amplified around grey by a whole factor that the caption states; null without an attack."""
+    if "attacked_input" not in result.images:
+        return None
+    delta: Tensor = result.images["attacked_input"] - result.images["captured"]
+    largest = float(delta.abs().max())
+    factor = max(1, math.floor(0.5 / largest)) if largest else 1
+    caption = f"Perturbation × {factor} (largest change: {largest * 255:.0f} of 255)"
+    return to_pil(0.5 + delta * factor), caption
+
+
+def verdict(result: Result) -> str:
+    """In words, what the attack took and what the defence gave back, also where that is nothing or less."""
+    psnr = result.scores("psnr")
+    sentences = _with_truth(psnr) if result.has_truth else _without_truth(psnr, result)
+    return " ".join(sentences)
+
+
+def _with_truth(psnr: dict[str, float | None]) -> list[str]:
+    captured, restored, attacked = psnr["captured"], psnr["restored"], psnr["attacked_restored"]
+    if restored is None:
+        return []
+    sentences = []
+    if captured is not None:
+        sentences.append(
+            f"Restoring {_moved(restored - captured, 'won', 'lost')} ({captured:.1f} → {restored:.1f} dB)."
+        )
+    if attacked is not None:
+        sentences.append(f"The attack {_moved(restored - attacked, 'took', 'added')}{_noise_control(psnr, restored)}.")
+    if attacked is not None and (defended := psnr["defended_attacked"]) is not None:
+        sentences.append(_given_back(restored, attacked, defended))
+    if (unattacked := psnr["defended_clean"]) is not None:
+        sentences.append(
+            f"On the same photo without an attack the defence {_moved(restored - unattacked, 'costs', 'gains')}."
+        )
+    return sentences
+
+
+def _noise_control(psnr: dict[str, float | None], restored: float) -> str:
+    noisy = psnr["noise_restored"]
+    return "" if noisy is None else f", where random noise of the same size {_moved(restored - noisy, 'takes', 'adds')}"
+
+
+def _given_back(restored: float, attacked: float, defended: float) -> str:
+    lost, back = restored - attacked, defended - attacked
+    if back < -HURTS:
+        return f"The defence made it worse: it took another **{-back:.1f} dB**."
+    if back <= HURTS:
+        return "The defence gave back **nothing**."
+    share = f", {100 * back / lost:.0f} % of what was lost" if lost > 0.5 else ""
+    return f"The defence gave back **{back:.1f} dB**{share}."
+
+
+def _without_truth(psnr: dict[str, float | None], result: Result) -> list[str]:
+    """Distances from the restorer's own clean output: a higher number means less moved, not better."""
+    if "restored" not in result.images:
+        return []
+    sentences = ["There is no ground truth: all is compared with what the restorer makes of the untouched capture."]
+    attacked, defended = psnr["attacked_restored"], psnr["defended_attacked"]
+    if "attacked_restored" in result.images:
+        noisy = _level(psnr["noise_restored"]) if "noise_restored" in result.images else None
+        control = f"; random noise of the same size moves it to {noisy}" if noisy else ""
+        sentences.append(f"The attack moves the result to **{_level(attacked)}** from it{control}.")
+    if attacked is not None and defended is not None:
+        nearer = defended - attacked
+        words = f"{abs(nearer):.1f} dB {'nearer' if nearer > 0 else 'further away: the defence made it worse'}"
+        words = words if abs(nearer) > HURTS else "no nearer"
+        sentences.append(f"With the defence it comes out at **{_level(defended)}**, {words}.")
+    if "defended_clean" in result.images:
+        unattacked = _level(psnr["defended_clean"])
+        sentences.append(f"The defence alone, without an attack, moves the result to {unattacked}.")
+    return sentences
+
+
+def _moved(change: float, took: str, added: str) -> str:
+    """`took **2.1 dB**`, or the other verb where it went the other way, or nothing."""
+    if abs(change) <= HURTS:
+        return f"{took} **nothing**"
+    return f"{took if change > 0 else added} **{abs(change):.1f} dB**"
+
+
+def _level(value: float | None) -> str:
+    return "0 difference" if value is None else f"{value:.1f} dB"
+
+
+class Progress:
+    """Where a run stands: which phase, how far, and how long the rest will take at this pace."""
+
+    def __init__(self, plan: list[Phase]) -> None:
+        self.plan, self.index, self.step, self.images = plan, 0, 0, 0
+        self.started = time.monotonic()
+
+    def update(self, step: Step) -> bool:
+        """Take a step in; true where it brought new images."""
+        self.step = step.step
+        grown = len(step.result.images) > self.images
+        if grown:
+            self.images, self.index, self.step = len(step.result.images), self.index + 1, 0
+        return grown
+
+    @property
+    def share(self) -> float:
+        total = sum(phase.total for phase in self.plan)
+        done = sum(phase.total for phase in self.plan[: self.index])
+        if self.index < len(self.plan):
+            done += min(self.step * self.plan[self.index].cost, self.plan[self.index].total)
+        return done / total
+
+    @property
+    def seconds(self) -> float:
+        return time.monotonic() - self.started
+
+    def words(self) -> str:
+        if self.index >= len(self.plan):
+            return "Finishing"
+        phase = self.plan[self.index]
+        step = f", step {self.step} of {phase.steps}" if phase.steps > 1 else ""
+        left = f" · about {_duration(self.seconds * (1 - self.share) / self.share)} left" if self.share > 0.05 else ""
+        return f"{self.index + 1} of {len(self.plan)} · {phase.words}{step}{left}"
+
+    def line(self) -> str:
+        return status("running", self.words(), self.share)
+
+
+def _duration(seconds: float) -> str:
+    return f"{max(1, round(seconds))} s" if seconds < 100 else f"{round(seconds / 60)} min"
+
+
+def status(state: str, words: str, share: float = 0.0) -> str:
+    """The status line. State is idle, running, done, stopped or failed: style and tests read it."""
+    bar = f'<i style="width:{100 * share:.1f}%"></i>'
+    return (
+        f'<div class="udc-status" data-state="{state}" role="status"><span>{html.escape(words)}</span>'
+        f'<div class="udc-bar">{bar}</div></div>'
+    )
+
+
+def stopped(line: str) -> str:
+    """The status line after Stop: what was finished stays, and so does a line that says no run is on."""
+    return status("stopped", "Stopped. What was finished stays below.") if 'data-state="running"' in line else line
+
+
+def weights_line() -> str:
+    """Which weights are in use, from what their training left beside them."""
+    parts = []
+    for kind in ("restorer", "purifier"):
+        try:
+            parts.append(f"{kind} {_trained(training_facts(resolve('default', kind)))}")
+        except CheckpointError as error:
+            parts.append(f"{kind}: {error}")
+    return "Weights in use: " + "; ".join(parts) + "." + _mostly_axon20()
+
+
+def _trained(facts: dict[str, Any]) -> str:
+    """`trained for 16,000 steps on captures through axon20 in 3.1 h on …`, leaving out what is not known."""
+    panels = sorted(set(facts.get("panels") or ()))
+    known = [
+        f"for {facts['steps']:,} steps" if isinstance(facts.get("steps"), int) else "",
+        f"on captures through {', '.join(panels)}" if panels else "",
+        f"in {_long(facts['seconds'])}" if isinstance(facts.get("seconds"), (int, float)) else "",
+        f"on {facts['device']}" if facts.get("device") else "",
+    ]
+    said = " ".join(part for part in known if part)
+    return f"trained {said}" if said else "as embedded, its training unrecorded"
+
+
+def _long(seconds: float) -> str:
+    return f"{seconds / 3600:.1f} h" if seconds >= 5400 else f"{max(1, round(seconds / 60))} min"
+
+
+def _mostly_axon20() -> str:
+    try:
+        panels = training_facts(resolve("default", "restorer")).get("panels") or []
+    except CheckpointError:
+        return ""
+    if panels.count("axon20") * 2 < len(panels) or not panels:
+        return ""
+    return " The restorer was trained mostly for axon20: expect less behind other panels."
+
+
+def without_path(message: str, path: str | None) -> str:
+    """A message for a visitor: the place of an upload on this machine is nobody's business."""
+    if path:
+        message = message.replace(path, "the photo").replace(Path(path).name, "the photo")
+    return message[:1].upper() + message[1:]

@@ -1,0 +1,288 @@
+"""One photo through everything: capture, attack, random-noise control, purify, restore; watched step by step.
+
+Inputs of networks lie on the 8-bit grid, as files do, so that the numbers hold for the files that are written.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal, TypeVar
+
+import torch
+from torch import Tensor
+
+from udc_defense.attacks import ATTACKS
+from udc_defense.attacks.objectives import OBJECTIVES
+from udc_defense.defense import Defense
+from udc_defense.errors import SettingError
+from udc_defense.images import quantize, quantize_towards
+from udc_defense.imaging import capture
+from udc_defense.metrics import METRICS
+from udc_defense.noise import seeded
+from udc_defense.optics import get_panel
+from udc_defense.purifiers.diffusion import DiffusionPurifier
+from udc_defense.scenes import clean_image
+from udc_defense.threats import KINDS, Kind, threat
+
+T = TypeVar("T")
+
+KEYS = (
+    "captured",
+    "restored",
+    "attacked_input",
+    "attacked_restored",
+    "noise_restored",
+    "defended_clean",
+    "defended_attacked",
+)
+# What is compared with the restorer's own output where there is no ground truth.
+KEYS_WITHOUT_TRUTH = KEYS[3:]
+MAX_STEPS = 1000
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What is done to a photo. `eps` is in units of 1/255; the L2 radius is a root mean square per value."""
+
+    panel: str = "axon20"
+    attack: str = "pgd"
+    objective: str = "mse"
+    norm: Literal["linf", "l2"] = "linf"
+    eps: float = 4.0
+    steps: int = 20
+    threat: Kind = "oblivious"
+    draws: int = 1
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        get_panel(self.panel)
+        if self.attack != "none":
+            ATTACKS.get(self.attack)
+        if self.objective not in OBJECTIVES:
+            raise SettingError(f"objective {self.objective!r} is not one of {', '.join(OBJECTIVES)}.")
+        if self.threat not in KINDS:
+            raise SettingError(f"threat {self.threat!r} is not one of {', '.join(KINDS)}.")
+        if not 0 <= self.eps <= 255:
+            raise SettingError(f"eps {self.eps:g} is not in 0…255 (units of 1/255).")
+        if not 1 <= self.steps <= MAX_STEPS:
+            raise SettingError(f"{self.steps} attack steps are not in 1…{MAX_STEPS}.")
+        if not 1 <= self.draws <= 64:
+            raise SettingError(f"{self.draws} draws per gradient are not in 1…64.")
+
+
+@dataclass
+class Result:
+    """What is known so far of one photo.
+
+    Attributes:
+        images: stage name -> (1, 3, H, W): clean, captured, restored, attacked_input, attacked_restored, noise_input,
+            noise_restored, purified, defended_clean, defended_attacked.
+        seconds: wall time per stage.
+        reference: what damage is measured against.
+    """
+
+    name: str
+    seed: int
+    nfe: int = 0
+    has_truth: bool = True
+    images: dict[str, Tensor] = field(default_factory=dict)
+    seconds: dict[str, float] = field(default_factory=dict)
+    reference: Tensor | None = None
+
+    def scores(self, metric: str) -> dict[str, float | None]:
+        """One value per key; null where the stage was not run or has no reference."""
+        keys = KEYS if self.has_truth else KEYS_WITHOUT_TRUTH
+        scores: dict[str, float | None] = dict.fromkeys(KEYS)
+        for key in keys:
+            if key in self.images and self.reference is not None:
+                value = float(METRICS[metric](self.images[key], self.reference))
+                scores[key] = round(value, 4) if value != float("inf") else None
+        return scores
+
+    @property
+    def recovered(self) -> float | None:
+        """Share of the lost PSNR that the defence gives back; null without ground truth or loss."""
+        psnr = self.scores("psnr")
+        lost, back = (psnr["restored"], psnr["attacked_restored"]), psnr["defended_attacked"]
+        if lost[0] is None or lost[1] is None or back is None or lost[0] - lost[1] < 0.01:
+            return None
+        return round((back - lost[1]) / (lost[0] - lost[1]), 4)
+
+    def report(self) -> dict[str, Any]:
+        """The `images` entry of report.json."""
+        return {
+            "image": self.name,
+            "seed": self.seed,
+            "psnr": self.scores("psnr"),
+            "ssim": self.scores("ssim"),
+            "recovered": self.recovered,
+            "seconds": {stage: round(value, 3) for stage, value in self.seconds.items()},
+            "nfe": self.nfe,
+        }
+
+
+@dataclass(frozen=True)
+class Step:
+    """A step of a stage done; `result` grows from event to event."""
+
+    stage: str
+    step: int
+    steps: int
+    result: Result
+
+
+def row_seed(seed: int, image: str, attack: str, eps: float, threat: str, draw: int) -> int:
+    """The seed of one row: a hash of what makes it unique, so that no row depends on the order of rows."""
+    text = repr((seed, image, attack, float(eps), threat, draw))
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:7], "big")
+
+
+def simulate(scene: Tensor, settings: Settings, name: str) -> Tensor:
+    """The capture of an exposed scene (1, 3, H, W), on the 8-bit grid."""
+    generator = seeded(row_seed(settings.seed, name, "capture", 0, settings.panel, 0))
+    return quantize(capture(scene, get_panel(settings.panel), generator=generator))
+
+
+def run(
+    defense: Defense,
+    settings: Settings,
+    name: str,
+    *,
+    scene: Tensor | None = None,
+    captured: Tensor | None = None,
+    truth: Tensor | None = None,
+) -> Iterator[Step]:
+    """All stages of one photo, on the device of the defence. Close the iterator to stop.
+
+    Args:
+        defense: restorer and, unless there is no defence, purifier.
+        settings: of capture and attack.
+        name: of the photo; enters the seed.
+        scene: light (1, 3, H, W), whose capture is simulated and whose clean image is the reference; or
+        captured: a real capture (1, 3, H, W).
+        truth: the ground truth of a real capture; without it the restorer's own output on it is the reference.
+    """
+    device = next(defense.restorer.parameters()).device
+    seed = row_seed(settings.seed, name, settings.attack, settings.eps, settings.threat, 0)
+    result = Result(name, seed, has_truth=scene is not None or truth is not None)
+    if scene is not None:
+        with _timed(result, "simulate"):
+            scene = scene.to(device)
+            result.images["clean"] = result.reference = clean_image(scene)
+            result.images["captured"] = simulate(scene, settings, name)
+        yield Step("simulate", 1, 1, result)
+    elif captured is not None:
+        result.images["captured"] = quantize(captured.to(device))
+        if truth is not None:
+            result.images["clean"] = result.reference = truth.to(device)
+    else:
+        raise SettingError("neither a scene nor a capture is given.")
+    with _timed(result, "restore"), torch.no_grad():
+        result.images["restored"] = defense.restorer(result.images["captured"])
+    if result.reference is None:
+        result.reference = result.images["restored"]
+    yield Step("restore", 1, 1, result)
+    yield from attack(defense, settings, result)
+    yield from control(defense, result)
+    yield from defend(defense, result)
+
+
+def attack(defense: Defense, settings: Settings, result: Result) -> Iterator[Step]:
+    """Attack the capture of `result` and restore what comes out, undefended."""
+    if settings.attack == "none":
+        return
+    model = threat(defense, settings.threat, seeded(result.seed + 1))
+    assert result.reference is not None
+    with _timed(result, "attack"):
+        steps = ATTACKS.get(settings.attack).iterate(
+            model,
+            result.images["captured"],
+            result.reference,
+            eps=settings.eps / 255,
+            steps=settings.steps,
+            objective=OBJECTIVES[settings.objective],
+            norm=settings.norm,
+            draws=settings.draws,
+            generator=seeded(result.seed),
+        )
+        for state in steps:
+            yield Step("attack", state.step, state.steps, result)
+        result.images["attacked_input"] = quantize_towards(state.image, result.images["captured"])
+        with torch.no_grad():
+            result.images["attacked_restored"] = defense.restorer(result.images["attacked_input"])
+    yield Step("attack", settings.steps, settings.steps, result)
+
+
+def control(defense: Defense, result: Result) -> Iterator[Step]:
+    """The attack's own magnitudes with random signs: noise of the same norm, whichever norm, on the same grid."""
+    if "attacked_input" not in result.images:
+        return
+    captured = result.images["captured"]
+    delta = result.images["attacked_input"] - captured
+    signs = torch.randint(0, 2, delta.shape, generator=seeded(result.seed + 2)).to(delta) * 2 - 1
+    flipped = captured + delta.abs() * signs
+    # Where a random sign would leave [0, 1], the other one stays inside.
+    noisy = torch.where((flipped < 0) | (flipped > 1), captured - delta.abs() * signs, flipped)
+    with torch.no_grad():
+        result.images["noise_input"] = noisy
+        result.images["noise_restored"] = defense.restorer(noisy)
+    yield Step("control", 1, 1, result)
+
+
+def defend(defense: Defense, result: Result) -> Iterator[Step]:
+    """Purify and restore the capture and, if there was an attack, the attacked capture."""
+    purifier = defense.purifier
+    if not isinstance(purifier, DiffusionPurifier):
+        return
+    result.nfe = purifier.evaluations
+    for source, purified, key in (
+        ("captured", "purified_clean", "defended_clean"),
+        ("attacked_input", "purified", "defended_attacked"),
+    ):
+        if source not in result.images:
+            continue
+        generator = seeded(row_seed(result.seed, result.name, "purify", 0, source, 0))
+        with _timed(result, "purify"):
+            image = result.images[source]
+            for state in _without_gradients(purifier.iterate(image, generator=generator)):
+                image = state.image
+                yield Step("purify", state.step, state.steps, result)
+            result.images[purified] = image
+            with torch.no_grad():
+                result.images[key] = defense.restorer(image)
+        yield Step("purify", result.nfe, result.nfe, result)
+
+
+def finish(steps: Iterator[Step]) -> Result:
+    """Drain an iterator of steps."""
+    *_, last = steps
+    return last.result
+
+
+def fork(result: Result) -> Result:
+    """A copy that shares the images so far: one attack, several defences."""
+    return replace(result, images=dict(result.images), seconds=dict(result.seconds))
+
+
+def _without_gradients(steps: Iterator[T]) -> Iterator[T]:
+    """Gradients are off inside each step only: a `no_grad` held across a yield would leak into the caller."""
+    while True:
+        with torch.no_grad():
+            try:
+                step = next(steps)
+            except StopIteration:
+                return
+        yield step
+
+
+@contextmanager
+def _timed(result: Result, stage: str) -> Iterator[None]:
+    started = time.perf_counter()
+    try:
+        yield
+    finally:
+        result.seconds[stage] = result.seconds.get(stage, 0.0) + time.perf_counter() - started

@@ -1,0 +1,128 @@
+"""The protocol behind `results/spine.json`: the embedded networks on `axon20`, every number of the README.
+
+On every crop: PGD-20 at ε = 1, 2, 4, 8 against the chosen default defence. On `val`, where choices are made: every
+sampler × noise level at ε = 4. On the crops marked adaptive, at 128²: the attacker who differentiates the defence.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from udc_defense.evaluation.case import KEYS, Settings
+from udc_defense.evaluation.runner import ADAPTIVE_SIZE, Cell, Job, Purification, Results
+from udc_defense.scenes import read_crops
+
+EPSILONS = (1.0, 2.0, 4.0, 8.0)
+CHOICE_EPS = 4.0
+NOISE_LEVELS = (5, 10, 20, 50, 100)
+# Chosen on val from the grid below; see the README.
+DEFAULT = Purification("one_step", 20, draws=8)
+GRID = tuple(
+    Purification(sampler, level, steps=steps, draws=draws)
+    for level in NOISE_LEVELS
+    for sampler, steps, draws in (("one_step", 5, 1), ("one_step", 5, 8), ("ddim", 5, 1), ("ddpm", 5, 1))
+)
+
+
+def jobs(scenes: Path, crops: Path, split: str | None, seed: int) -> Iterator[Job]:
+    """One job per crop."""
+    for crop in read_crops(crops, split):
+        cells = [Cell(Settings(eps=eps, seed=seed), _faced(crop.split, eps)) for eps in EPSILONS]
+        if crop.adaptive:
+            for threat in ("oblivious", "exact"):
+                settings = Settings(threat=threat, draws=8 if threat == "exact" else 1, eps=CHOICE_EPS, seed=seed)
+                cells.append(Cell(settings, (DEFAULT,), size=ADAPTIVE_SIZE))
+        yield Job(crop, str(scenes), tuple(cells))
+
+
+def _faced(split: str, eps: float) -> tuple[Purification, ...]:
+    """The default everywhere; on val at the ε of choice the whole grid too."""
+    grid = GRID if split == "val" and eps == CHOICE_EPS else ()
+    return (DEFAULT, *(purification for purification in grid if purification != DEFAULT))
+
+
+def describe() -> dict[str, Any]:
+    """The protocol in words and numbers, for the results file."""
+    return {
+        "panel": Settings().panel,
+        "attack": "pgd, L-infinity, 20 steps, step size eps/4, random start, best iterate",
+        "eps_in_255ths": EPSILONS,
+        "default": asdict(DEFAULT),
+        "adaptive": f"exact gradient through the defence, 8 draws per gradient, {ADAPTIVE_SIZE}x{ADAPTIVE_SIZE} centres",
+        "control": "the attack's own magnitudes with random signs",
+    }
+
+
+def select(results: Results, split: str, **wanted: Any) -> list[dict[str, Any]]:
+    """Rows of a split whose fields have the wanted values; whole 256² crops unless `size` says otherwise."""
+    wanted = {"split": split, "size": 256, "threat": "oblivious"} | wanted
+    return [row for row in results.rows if all(row[key] == value for key, value in wanted.items())]
+
+
+def mean(rows: Sequence[dict[str, Any]], metric: str, key: str) -> float:
+    """Mean of a score over rows; not a number without any."""
+    values = [row[metric][key] for row in rows if row[metric][key] is not None]
+    return sum(values) / len(values) if values else float("nan")
+
+
+def recovered(rows: Sequence[dict[str, Any]]) -> float:
+    """Recovered share of the mean PSNRs: the formula on averages, which a fragile image cannot dominate."""
+    base, attacked = mean(rows, "psnr", "restored"), mean(rows, "psnr", "attacked_restored")
+    return (mean(rows, "psnr", "defended_attacked") - attacked) / (base - attacked)
+
+
+def default_rows(results: Results, split: str, eps: float, **wanted: Any) -> list[dict[str, Any]]:
+    """Rows of the default defence."""
+    return select(results, split, eps=eps, purifier=asdict(DEFAULT), **wanted)
+
+
+def table(results: Results, split: str, metric: str = "psnr") -> str:
+    """Markdown: every key over ε, the default defence."""
+    words = {
+        "captured": "capture",
+        "restored": "restored",
+        "attacked_input": "attacked capture",
+        "attacked_restored": "attacked, restored",
+        "noise_restored": "random noise, restored",
+        "defended_clean": "purified clean, restored",
+        "defended_attacked": "purified attacked, restored",
+    }
+    lines = ["| ε (1/255) | " + " | ".join(words[key] for key in KEYS) + " | recovered |", "|---" * (len(KEYS) + 2) + "|"]
+    digits = 2 if metric == "psnr" else 3
+    for eps in EPSILONS:
+        rows = default_rows(results, split, eps)
+        cells = [f"{mean(rows, metric, key):.{digits}f}" for key in KEYS]
+        lines.append(f"| {eps:g} | " + " | ".join(cells) + f" | {recovered(rows):.0%} |")
+    return "\n".join(lines)
+
+
+def grid_table(results: Results) -> str:
+    """Markdown: every sampler × noise level on val at the ε of choice: clean cost, gain under attack, time."""
+    head = "| purifier | t* | network evaluations | clean cost (dB) | gain under PGD-20 (dB) | recovered | s per image |"
+    lines = [head, "|---" * 7 + "|"]
+    for purification in sorted({DEFAULT, *GRID}, key=lambda p: (p.sampler, p.draws, p.noise_level)):
+        rows = select(results, "val", eps=CHOICE_EPS, purifier=asdict(purification))
+        cost = mean(rows, "psnr", "restored") - mean(rows, "psnr", "defended_clean")
+        gain = mean(rows, "psnr", "defended_attacked") - mean(rows, "psnr", "attacked_restored")
+        # The stage purifies and restores the capture and the attacked capture: two images.
+        seconds = sum(row["seconds"]["purify"] for row in rows) / max(1, len(rows)) / 2
+        name = purification.sampler + (f" × {purification.draws}" if purification.draws > 1 else "")
+        mark = " (default)" if purification == DEFAULT else ""
+        lines.append(
+            f"| {name}{mark} | {purification.noise_level} | {rows[0]['nfe'] if rows else ''} "
+            f"| {cost:.2f} | {gain:+.2f} | {recovered(rows):.0%} | {seconds:.2f} |"
+        )
+    return "\n".join(lines)
+
+
+def adaptive_table(results: Results, split: str) -> str:
+    """Markdown: the attacker who knows the defence beside the one who does not, on the same 128² crops."""
+    lines = ["| attacker | undefended, restored | defended | defended, no attack | random noise |", "|---" * 5 + "|"]
+    for threat, words in (("oblivious", "does not know the defence"), ("exact", "differentiates the defence, 8 draws")):
+        rows = default_rows(results, split, CHOICE_EPS, size=ADAPTIVE_SIZE, threat=threat)
+        keys = ("attacked_restored", "defended_attacked", "defended_clean", "noise_restored")
+        lines.append(f"| {words} | " + " | ".join(f"{mean(rows, 'psnr', key):.2f}" for key in keys) + " |")
+    return "\n".join(lines)
