@@ -173,7 +173,6 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20)
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("kind", ["restorer", "purifier"])
 def test_12_megapixels_in_bounded_memory(kind: str) -> None:
-    """Untiled, activations alone take about 20 GB."""
     done = subprocess.run([sys.executable, "-c", MEMORY, kind], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
     gigabytes = float(done.stdout)

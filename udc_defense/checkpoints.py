@@ -1,8 +1,8 @@
 """A name, a folder or `owner/name[@revision]` on the Hugging Face Hub -> verified weights, loaded.
 
 A checkpoint is a folder in diffusers' layout: a restorer has `config.json` and `diffusion_pytorch_model.safetensors`, a
-purifier `unet/` and `scheduler/`. `checksums.json` beside them lists size and sha256 of every file; the client of the Hub
-checks sizes only. Weights are safetensors, nothing else is opened.
+purifier `unet/` and `scheduler/`. `checksums.json` beside them lists size and sha256 of every file; the client of the
+Hub checks sizes only. Weights are safetensors, nothing else is opened.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ def load_restorer(source: str | Path = "default") -> Restorer:
     network_class = restorer_class(name)
     if network_class is None:
         raise CheckpointError(f"{source}: its architecture {name!r} is not a restorer known here.")
-    return _filled(network_class.from_config(config), folder / WEIGHTS, source)
+    return _filled(_built(network_class, config, source), folder / WEIGHTS, source)
 
 
 def load_purifier(source: str | Path = "default", **options: Any) -> DiffusionPurifier:
@@ -64,12 +64,13 @@ def load_purifier(source: str | Path = "default", **options: Any) -> DiffusionPu
     from udc_defense.purifiers.diffusion import DiffusionPurifier
 
     folder = resolve(source, "purifier")
-    network = UNet2DModel.from_config(_read_json(folder / "unet" / "config.json"))
-    scheduler = DDPMScheduler.from_config(_read_json(folder / "scheduler" / "scheduler_config.json"))
+    network = _built(UNet2DModel, _read_json(folder / "unet" / "config.json"), source)
+    scheduler = _built(DDPMScheduler, _read_json(folder / "scheduler" / "scheduler_config.json"), source)
     if scheduler.config["prediction_type"] != "epsilon":
         raise CheckpointError(f"{source}: predicts {scheduler.config['prediction_type']!r}, not epsilon.")
-    facts = training_facts(folder)
-    last_timestep = facts.get("last_timestep")
+    last_timestep = training_facts(folder).get("last_timestep")
+    if not isinstance(last_timestep, int | None):
+        raise CheckpointError(f"{source}: last_timestep {last_timestep!r} in its training.json is not a whole number.")
     _filled(network, folder / "unet" / WEIGHTS, source)
     return DiffusionPurifier(network, scheduler, last_timestep=last_timestep, **options).eval()
 
@@ -110,8 +111,8 @@ def checksum(folder: Path) -> str:
 
 
 def write_checksums(folder: Path) -> None:
-    """List size and sha256 of every file of a checkpoint in its `checksums.json`."""
-    files = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != CHECKSUMS)
+    """List size and sha256 of every file that a download brings in the checkpoint's `checksums.json`."""
+    files = sorted(path for pattern in HUB_FILES for path in folder.rglob(pattern) if path.name != CHECKSUMS)
     table = {p.relative_to(folder).as_posix(): {"bytes": p.stat().st_size, "sha256": _sha256(p)} for p in files}
     (folder / CHECKSUMS).write_text(json.dumps(table, indent=1) + "\n", encoding="utf-8")
 
@@ -120,12 +121,14 @@ def verify(folder: Path, source: str | Path) -> None:
     """Compare every file listed in `checksums.json`, where there is one.
 
     Raises:
-        CheckpointError: a file is missing or differs.
+        CheckpointError: a file is missing or differs, or the list is not one.
     """
     if not (folder / CHECKSUMS).is_file():
         return
     for name, expected in _read_json(folder / CHECKSUMS).items():
         path = folder / name
+        if not isinstance(expected, dict) or not expected.keys() >= {"bytes", "sha256"}:
+            raise CheckpointError(f"{source}: its {CHECKSUMS} lacks size or sha256 of {name}.")
         if not path.is_file():
             raise CheckpointError(f"{source}: its file {name} is missing; fetch the checkpoint again.")
         if path.stat().st_size != expected["bytes"] or _sha256(path) != expected["sha256"]:
@@ -157,7 +160,7 @@ def _download(source: str) -> Path:
             )
         )
     except GatedRepoError as error:
-        raise CheckpointError(f"{source}: gated; accept its terms on the Hub and log in with `hf auth login`.") from error
+        raise CheckpointError(f"{source}: gated; accept its terms on the Hub, then `hf auth login`.") from error
     except RepositoryNotFoundError as error:
         raise CheckpointError(f"{source}: no such repository on the Hub, or it is private.") from error
     except RevisionNotFoundError as error:
@@ -168,6 +171,14 @@ def _download(source: str) -> Path:
         raise CheckpointError(f"{source}: not a valid name of a repository.") from error
     except (HfHubHTTPError, OSError) as error:
         raise CheckpointError(f"{source}: the download failed ({type(error).__name__}); try again.") from error
+
+
+def _built(cls: Any, config: dict[str, Any], source: str | Path) -> Any:
+    """An object from its configuration; whatever a stranger's values make the constructor raise is one sentence."""
+    try:
+        return cls.from_config(config)
+    except Exception as error:
+        raise CheckpointError(f"{source}: its configuration does not describe a {cls.__name__}.") from error
 
 
 def _filled(network: Any, path: Path, source: str | Path) -> Any:

@@ -10,6 +10,7 @@ import json
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,10 +19,15 @@ from udc_defense.errors import SettingError, UDCDefenseError
 
 if TYPE_CHECKING:
     from torch import Tensor
+    from torch.utils.data import Dataset
 
     from udc_defense.defense import Defense
     from udc_defense.evaluation.case import Result, Settings
+    from udc_defense.scenes import Pair
     from udc_defense.training.loop import Progress
+
+    Loader = Callable[[], dict[str, Tensor]]
+    Source = tuple[str, Loader]
 
 INTERRUPTED = 130
 STAGE_WORDS = {
@@ -66,11 +72,13 @@ def _run(options: argparse.Namespace) -> int:
     report: dict[str, Any] = {
         "settings": asdict(settings) | {"purifier": _purifier_facts(options), "captured": options.captured},
         "versions": versions(),
-        "checkpoints": checkpoint_sums(options.restorer, None if defense.purifier is None else options.purifier_weights),
+        "checkpoints": checkpoint_sums(
+            options.restorer, None if defense.purifier is None else options.purifier_weights
+        ),
         "images": [],
     }
 
-    def process(name: str, load: Callable[[], dict[str, Tensor]], folder: Path) -> None:
+    def process(name: str, load: Loader, folder: Path) -> None:
         result = _watch(case.run(defense, settings, name, **load()), name)
         for stage, image in result.images.items():
             _save(image, folder / f"{stage}.png")
@@ -81,29 +89,44 @@ def _run(options: argparse.Namespace) -> int:
     return _each(list(_sources(options)), options.out, process)
 
 
-def _sources(options: argparse.Namespace) -> Iterator[tuple[str, Callable[[], dict[str, Tensor]]]]:
+def _sources(options: argparse.Namespace) -> Iterator[Source]:
     """(name, loader of the arguments of `case.run`) for every photo or pair."""
-    from udc_defense.images import read_image
-    from udc_defense.scenes import read_pairs, scene_from_photo
+    from udc_defense.scenes import read_pairs
 
     if options.pairs:
         if options.images or options.captured:
             raise SettingError("--pairs stands alone: it brings captures and their ground truth.")
-        for pair in read_pairs(*options.pairs, domain=options.domain):
-            yield pair.name, lambda pair=pair: dict(zip(("captured", "truth"), pair.load(), strict=True))
+        captures, clean = options.pairs
+        for pair in read_pairs(captures, clean, options.domain):
+            yield pair.name, partial(_load_pair, pair)
         return
     if not options.images:
         raise SettingError("no image is given; name at least one, or --pairs CAPTURES CLEAN.")
+    load = _load_capture if options.captured else _load_scene
     for path in options.images:
-        if options.captured:
-            yield path.name, lambda path=path: {"captured": read_image(path)}
-        else:
-            yield path.name, lambda path=path: {"scene": scene_from_photo(read_image(path))}
+        yield path.name, partial(load, path)
+
+
+def _load_pair(pair: Pair) -> dict[str, Tensor]:
+    captured, truth = pair.load()
+    return {"captured": captured, "truth": truth}
+
+
+def _load_capture(path: Path) -> dict[str, Tensor]:
+    from udc_defense.images import read_image
+
+    return {"captured": read_image(path)}
+
+
+def _load_scene(path: Path) -> dict[str, Tensor]:
+    from udc_defense.images import read_image
+    from udc_defense.scenes import scene_from_photo
+
+    return {"scene": scene_from_photo(read_image(path))}
 
 
 def _simulate(options: argparse.Namespace) -> int:
     from udc_defense.evaluation import case
-    from udc_defense.images import read_image
     from udc_defense.scenes import scene_from_photo
 
     settings = case.Settings(panel=options.panel, seed=options.seed, attack="none")
@@ -111,14 +134,14 @@ def _simulate(options: argparse.Namespace) -> int:
     def change(image: Tensor, name: str) -> Tensor:
         return case.simulate(scene_from_photo(image), settings, name)
 
-    return _one_stage(options, change, read_image)
+    return _one_stage(options, change)
 
 
 def _attack(options: argparse.Namespace) -> int:
     import torch
 
     from udc_defense.evaluation import case
-    from udc_defense.images import quantize, read_image
+    from udc_defense.images import quantize
 
     defense, settings = _defense(options), _settings(options)
 
@@ -130,33 +153,32 @@ def _attack(options: argparse.Namespace) -> int:
         result = case.Result(name, seed, images={"captured": captured}, reference=reference)
         return _watch(case.attack(defense, settings, result), name).images["attacked_input"]
 
-    return _one_stage(options, change, read_image)
+    return _one_stage(options, change)
 
 
 def _purify(options: argparse.Namespace) -> int:
     import torch
 
     from udc_defense.evaluation import case
-    from udc_defense.images import read_image
     from udc_defense.noise import seeded
 
     defense = _defense(options)
-    if defense.purifier is None:
+    purifier = defense.purifier
+    if purifier is None:
         raise SettingError("--purifier none leaves nothing to do.")
 
     def change(image: Tensor, name: str) -> Tensor:
         generator = seeded(case.row_seed(options.seed, name, "purify", 0, "", 0))
         with torch.no_grad():
-            return defense.purifier(image, generator=generator)
+            return purifier(image, generator=generator)
 
-    return _one_stage(options, change, read_image)
+    return _one_stage(options, change)
 
 
 def _restore(options: argparse.Namespace) -> int:
     import torch
 
     from udc_defense.checkpoints import load_restorer
-    from udc_defense.images import read_image
 
     restorer = load_restorer(options.restorer)
 
@@ -164,7 +186,7 @@ def _restore(options: argparse.Namespace) -> int:
         with torch.no_grad():
             return restorer(image)
 
-    return _one_stage(options, change, read_image)
+    return _one_stage(options, change)
 
 
 def _train(options: argparse.Namespace) -> int:
@@ -187,11 +209,13 @@ def _train(options: argparse.Namespace) -> int:
     )
     # Enough items for any number of processes; an item costs nothing until it is drawn.
     shape = {"length": 1 << 40, "size": module.CROP, "crops": module.CROPS_PER_CAPTURE, "seed": options.seed}
+    dataset: Dataset[tuple[Tensor, Tensor]]
     facts: dict[str, Any]
     if options.pairs:
         from udc_defense.scenes import read_pairs
 
-        pairs = read_pairs(*options.pairs, domain=options.domain)
+        captures, clean = options.pairs
+        pairs = read_pairs(captures, clean, options.domain)
         dataset, facts = PairedCrops(pairs, **shape), {"pairs": len(pairs), "domain": options.domain}
     elif options.scenes:
         scenes, panels = list_scenes(options.scenes, options.crops), options.panel or ["axon20"]
@@ -328,24 +352,22 @@ def _watch_training(steps: Iterator[Progress], total: int) -> None:
             bar.set_postfix(loss=f"{state.loss:.4f}", refresh=False)
 
 
-def _one_stage(
-    options: argparse.Namespace, change: Callable[[Tensor, str], Tensor], read: Callable[[Path], Tensor]
-) -> int:
+def _one_stage(options: argparse.Namespace, change: Callable[[Tensor, str], Tensor]) -> int:
     """Read, change and write every image as OUT/STEM.png."""
-    sources = [(path.name, lambda path=path: {"image": read(path)}) for path in options.images]
+    sources: list[Source] = [(path.name, partial(_load_capture, path)) for path in options.images]
 
-    def process(name: str, load: Callable[[], dict[str, Tensor]], folder: Path) -> None:
+    def process(name: str, load: Loader, folder: Path) -> None:
         target = folder.with_name(folder.name + ".png")
-        _save(change(load()["image"], name), target, options.bits)
+        _save(change(load()["captured"], name), target, options.bits)
         print(target)
 
     return _each(sources, options.out, process)
 
 
 def _each(
-    sources: list[tuple[str, Callable[[], dict[str, Tensor]]]],
+    sources: list[Source],
     out: Path,
-    process: Callable[[str, Callable[[], dict[str, Tensor]], Path], None],
+    process: Callable[[str, Loader, Path], None],
 ) -> int:
     """Process every source into a folder of its own name; a bad one is reported and the others still run."""
     status, taken = 0, set()
@@ -434,7 +456,9 @@ def _parser() -> argparse.ArgumentParser:
         ("denoising", _denoising, "measure the embedded purifier as a denoiser: results/denoising.json"),
     ):
         results = _command(commands, name, function, words)
-        results.add_argument("--scenes", type=Path, required=True, metavar="DIR", help="what the crop list's paths start from")
+        results.add_argument(
+            "--scenes", type=Path, required=True, metavar="DIR", help="what the crop list's paths start from"
+        )
         results.add_argument("--crops", type=Path, required=True, metavar="FILE")
         results.add_argument("--split", choices=("val", "heldout"), help="one split only")
         results.add_argument("--workers", type=int, default=2, help="processes of one thread each")
@@ -448,7 +472,9 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _command(commands: Any, name: str, function: Callable[[argparse.Namespace], int], words: str) -> argparse.ArgumentParser:
+def _command(
+    commands: Any, name: str, function: Callable[[argparse.Namespace], int], words: str
+) -> argparse.ArgumentParser:
     parser = commands.add_parser(name, help=words, description=words[0].upper() + words[1:] + ".")
     parser.set_defaults(command=function)
     return parser
@@ -464,7 +490,9 @@ def _one_stage_command(
 
 
 def _add_common(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--restorer", default="default", metavar="NAME", help="embedded name, folder or owner/name[@revision]")
+    parser.add_argument(
+        "--restorer", default="default", metavar="NAME", help="embedded name, folder or owner/name[@revision]"
+    )
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, mps")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, required=True, metavar="DIR")
@@ -475,7 +503,9 @@ def _add_panel(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_pairs(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--pairs", nargs=2, type=Path, metavar=("CAPTURES", "CLEAN"), help="two folders, files of equal stem")
+    parser.add_argument(
+        "--pairs", nargs=2, type=Path, metavar=("CAPTURES", "CLEAN"), help="two folders, files of equal stem"
+    )
     parser.add_argument("--domain", choices=("tonemapped", "srgb", "linear"), default="tonemapped", help="of the pairs")
 
 

@@ -83,7 +83,9 @@ def check_inputs(model: nn.Module, image: Tensor, reference: Tensor, steps: int)
         SettingError: wrong shapes or ranges, values that are not finite, no steps.
     """
     if image.dim() != 4 or image.shape != reference.shape:
-        raise SettingError(f"image {tuple(image.shape)} and reference {tuple(reference.shape)} are not equal (B, 3, H, W).")
+        raise SettingError(
+            f"image {tuple(image.shape)} and reference {tuple(reference.shape)} are not equal (B, 3, H, W)."
+        )
     if not bool(torch.isfinite(image).all()) or image.min() < 0 or image.max() > 1:
         raise SettingError("the image to attack has values outside [0, 1] or that are not finite.")
     if not bool(torch.isfinite(reference).all()):

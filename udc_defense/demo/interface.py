@@ -34,6 +34,12 @@ NORMS = [("L∞: each value by at most ε", "linf"), ("L2: ε on average (root m
 STAGE_CHOICES = [(words, key) for key, words in view.STAGES.items()]
 LEFT, RIGHT = "attacked_restored", "defended_attacked"
 READY = view.status("idle", "Ready. Choose a photo and press Run.")
+WELCOME = (
+    "The photo's capture through the display is simulated, attacked, purified and restored. "
+    "Every stage appears here as soon as it is ready, with what the attack took and what the defence gave back."
+)
+# On a phone the results lie a screen below the button.
+SHOW_RESULTS = "() => { if (innerWidth < 768) document.querySelector('#status').scrollIntoView({behavior: 'smooth'}) }"
 ZERO_GPU_SECONDS = 120
 
 Update = tuple[Any, ...]
@@ -69,7 +75,7 @@ def _controls(samples: dict[str, Path]) -> tuple[list[gr.components.Component], 
         image_mode=None,
         format="png",
         sources=["upload", "clipboard", "webcam"],
-        height=260,
+        height=230,
         elem_id="photo",
     )
     _trust_only_our_reader(photo)
@@ -97,7 +103,7 @@ def _controls(samples: dict[str, Path]) -> tuple[list[gr.components.Component], 
         show_progress="hidden",
     )
     with gr.Group():
-        attack = gr.Checkbox(value=True, label="Attack", elem_classes="udc-switch", elem_id="attack")
+        attack = gr.Checkbox(value=True, label="Attack", elem_id="attack")
         eps = gr.Slider(0, engine.MAX_EPS, 4, step=0.5, label="Largest change ε, of 255", elem_id="eps")
         steps = gr.Slider(1, engine.MAX_STEPS, 10, step=1, label="Steps of the attack", elem_id="steps")
     with gr.Group():
@@ -128,7 +134,7 @@ def _controls(samples: dict[str, Path]) -> tuple[list[gr.components.Component], 
 
 
 def _trust_only_our_reader(photo: gr.Image) -> None:
-    """Hand the file on unopened: gradio's own look at it fails on what is no image, with the file's path in the message."""
+    """Hand the file on unopened: gradio fails on what is no image, with the file's path in its message."""
     decode = photo.preprocess
 
     def preprocess(payload: Any) -> Any:
@@ -138,15 +144,15 @@ def _trust_only_our_reader(photo: gr.Image) -> None:
     photo.preprocess = preprocess  # type: ignore[method-assign]
 
 
-def _results() -> tuple[list[gr.components.Component], list[gr.components.Component]]:
+def _results() -> tuple[list[gr.components.Component], tuple[Any, ...]]:
     """The right side: every output in the order that `run` yields, and what the wipe is made of."""
     line = gr.HTML(READY, elem_id="status")
-    verdict = gr.Markdown("", elem_id="verdict")
+    verdict = gr.Markdown(WELCOME, elem_id="verdict")
     with gr.Row(elem_classes="udc-choose"):
-        left = gr.Dropdown(STAGE_CHOICES, value=LEFT, label="Left", filterable=False, min_width=140, elem_id="left")
-        right = gr.Dropdown(STAGE_CHOICES, value=RIGHT, label="Right", filterable=False, min_width=140, elem_id="right")
+        left = gr.Dropdown(STAGE_CHOICES, value=LEFT, label="Left", filterable=False, min_width=220, elem_id="left")
+        right = gr.Dropdown(STAGE_CHOICES, value=RIGHT, label="Right", filterable=False, min_width=220, elem_id="right")
     wipe = gr.ImageSlider(
-        label="Drag to compare", format="png", interactive=False, max_height=560, elem_id="wipe", buttons=["fullscreen"]
+        label="Drag to compare", format="png", interactive=False, max_height=480, elem_id="wipe", buttons=["fullscreen"]
     )
     strip = gr.Gallery(
         label="All stages",
@@ -172,18 +178,19 @@ def _results() -> tuple[list[gr.components.Component], list[gr.components.Compon
             )
     with gr.Accordion("Report", open=False):
         report = gr.JSON(label="report.json", elem_id="report")
-    return [line, verdict, strip, table, delta, report], [strip, left, right, wipe]
+    return [line, verdict, strip, table, delta, report], (strip, left, right, wipe)
 
 
 def _connect(
     handler: Callable[..., Any],
     inputs: list[gr.components.Component],
     outputs: list[gr.components.Component],
-    compared: list[gr.components.Component],
+    compared: tuple[Any, ...],
     buttons: tuple[gr.Button, gr.Button],
 ) -> None:
     strip, left, right, wipe = compared
     running = buttons[0].click(handler, inputs, outputs, api_name="run", show_progress="hidden", concurrency_id="run")
+    buttons[0].click(None, js=SHOW_RESULTS, api_visibility="private")
     buttons[1].click(
         view.stopped,
         outputs[0],

@@ -40,8 +40,8 @@ STANDS_IN = {
     "restored": "captured",
     "clean": "captured",
 }
-TIMED = {"simulate": "simulate", "restore": "restore", "attack": "attack", "purify": "purify"}
 HURTS = 0.05  # dB: smaller differences are called none
+FILLED = 0.35  # of the range of values, by the largest change of an amplified perturbation: more of it would glare
 
 
 def pictures(result: Result) -> list[tuple[Image.Image, str]]:
@@ -50,7 +50,7 @@ def pictures(result: Result) -> list[tuple[Image.Image, str]]:
 
 
 def pair(captions: list[str], left: str, right: str) -> tuple[str, str] | None:
-    """Captions to compare: the two chosen stages, or what stands in for them; never the same twice if it can be helped."""
+    """Captions to compare: the two chosen stages, or what stands in for them; two different ones where it can be."""
     there = {key for key, words in STAGES.items() if words in captions}
     if not there:
         return None
@@ -102,17 +102,17 @@ def _number(value: float | None, digits: int) -> str:
 
 def timings(result: Result) -> str:
     """Wall time per part."""
-    return " · ".join(f"{TIMED.get(stage, stage)} {seconds:.1f} s" for stage, seconds in result.seconds.items())
+    return " · ".join(f"{stage} {seconds:.1f} s" for stage, seconds in result.seconds.items())
 
 
 def perturbation(result: Result) -> tuple[Image.Image, str] | None:
-    """What the attack added, amplified around grey by a whole factor that the caption states; null without an attack."""
+    """What the attack added, amplified around grey by the factor that the caption states; None without an attack."""
     if "attacked_input" not in result.images:
         return None
     delta: Tensor = result.images["attacked_input"] - result.images["captured"]
     largest = float(delta.abs().max())
-    factor = max(1, math.floor(0.5 / largest)) if largest else 1
-    caption = f"Perturbation × {factor} (largest change: {largest * 255:.0f} of 255)"
+    factor = max(1, math.floor(FILLED / largest)) if largest else 1
+    caption = f"Perturbation × {factor} (at most {largest * 255:.0f} of 255)"
     return to_pil(0.5 + delta * factor), caption
 
 

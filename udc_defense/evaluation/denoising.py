@@ -14,7 +14,6 @@ from udc_defense.evaluation.case import Settings, row_seed, simulate
 from udc_defense.evaluation.runner import checkpoint_sums, versions
 from udc_defense.metrics import psnr
 from udc_defense.noise import normal, seeded
-from udc_defense.purifiers.base import Diffusion
 from udc_defense.scenes import read_crops
 
 TIMESTEPS = (5, 10, 20, 50, 100)
@@ -30,12 +29,12 @@ def measure(scenes: Path, crops: Path, seed: int) -> dict[str, Any]:
     settings = Settings(seed=seed)
     captures = [(crop.name, simulate(crop.scene(scenes), settings, crop.name)) for crop in read_crops(crops, "val")]
     purifier = load_purifier()
-    diffusion = Diffusion(purifier._predict, purifier.signal)
+    diffusion = purifier.diffusion
     rows = []
     for level in TIMESTEPS:
         signal = diffusion.level(level - 1)
         sigma = ((1 - signal) / signal) ** 0.5 / 2  # of noise on an image in [0, 1]
-        scores: dict[str, list[float]] = {"noisy": [], "purifier": []} | {f"nlm {s}": [] for s in STRENGTHS}
+        scores: dict[str, list[float]] = {key: [] for key in ("noisy", "purifier", *(f"nlm {s}" for s in STRENGTHS))}
         for name, capture in captures:
             x0 = capture * 2 - 1
             x = diffusion.noised(x0, level - 1, normal(x0, [seeded(row_seed(seed, name, "denoise", level, "", 0))]))

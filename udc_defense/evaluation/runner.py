@@ -6,11 +6,11 @@ and appended in one write; a resumed run skips the images that are there.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import platform
-
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass, field, replace
 from importlib.metadata import PackageNotFoundError, version
@@ -95,12 +95,7 @@ def _attacked(defense: Defense, settings: Settings, name: str, scene: torch.Tens
 
 def _row(crop: Crop, cell: Cell, purification: Purification, result: case.Result) -> dict[str, Any]:
     settings = {key: value for key, value in asdict(cell.settings).items() if key != "seed"}
-    return (
-        {"split": crop.split, "size": cell.size}
-        | result.report()
-        | settings
-        | {"purifier": asdict(purification)}
-    )
+    return {"split": crop.split, "size": cell.size} | result.report() | settings | {"purifier": asdict(purification)}
 
 
 def run_jobs(jobs: Sequence[Job], partial: Path, workers: int) -> Iterator[tuple[int, int]]:
@@ -108,7 +103,7 @@ def run_jobs(jobs: Sequence[Job], partial: Path, workers: int) -> Iterator[tuple
 
     Args:
         jobs: one per image.
-        partial: grows by one write per image; read back to resume.
+        partial: grows by one line per image; read back to resume.
         workers: processes of one thread each.
 
     Raises:
@@ -136,30 +131,27 @@ def _single_thread() -> None:
     torch.set_num_threads(1)
 
 
-def _append(path: Path, rows: Iterable[dict[str, Any]]) -> None:
-    """One write, then to disk: a kill leaves all rows of an image or at most one broken last line."""
+def _append(path: Path, rows: list[dict[str, Any]]) -> None:
+    """One line per image, then to disk: a kill leaves all rows of an image or none."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with open(path, "ab") as file:
-        file.write("".join(json.dumps(row) + "\n" for row in rows).encode())
+        file.write(json.dumps(rows).encode() + b"\n")
         file.flush()
         os.fsync(file.fileno())
 
 
 def read_rows(path: Path) -> list[dict[str, Any]]:
-    """The rows of a partial file; the rows of an image whose last line was cut off by a kill are dropped from the file."""
+    """The rows of a partial file; a line that a kill has cut off is dropped from the file."""
     if not path.is_file():
         return []
-    rows, broken = [], False
-    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
-        try:
-            rows.append(json.loads(line))
-        except ValueError:
-            broken = True
-    if broken and rows:
-        last = (rows[-1]["split"], rows[-1]["image"])
-        rows = [row for row in rows if (row["split"], row["image"]) != last]
-    if broken:
-        write_file(path, "".join(json.dumps(row) + "\n" for row in rows).encode())
+    rows, whole, lines = [], [], path.read_bytes().splitlines(keepends=True)
+    for line in lines:
+        with contextlib.suppress(ValueError):
+            if line.endswith(b"\n"):
+                rows += json.loads(line)
+                whole.append(line)
+    if len(whole) < len(lines):
+        write_file(path, b"".join(whole))
     return rows
 
 
@@ -181,7 +173,9 @@ def write_results(path: Path, results: Results) -> None:
     head = asdict(replace(results, rows=[]))
     del head["rows"]
     text = json.dumps(head, indent=1)[:-2] + ',\n "rows": [\n  '
-    ordered = sorted(results.rows, key=lambda r: (r["split"], r["image"], r["threat"], r["eps"], json.dumps(r["purifier"])))
+    ordered = sorted(
+        results.rows, key=lambda r: (r["split"], r["image"], r["threat"], r["eps"], json.dumps(r["purifier"]))
+    )
     text += ",\n  ".join(json.dumps(row) for row in ordered) + "\n ]\n}\n"
     write_file(path, text.encode())
 
@@ -215,5 +209,3 @@ def checkpoint_sums(restorer: str, purifier: str | None) -> dict[str, str]:
     if purifier:
         sums[f"purifier {purifier}"] = checksum(resolve(purifier, "purifier"))
     return sums
-
-

@@ -51,7 +51,7 @@ def describe() -> dict[str, Any]:
         "attack": "pgd, L-infinity, 20 steps, step size eps/4, random start, best iterate",
         "eps_in_255ths": EPSILONS,
         "default": asdict(DEFAULT),
-        "adaptive": f"exact gradient through the defence, 8 draws per gradient, {ADAPTIVE_SIZE}x{ADAPTIVE_SIZE} centres",
+        "adaptive": f"exact gradient through the defence, 8 draws each, {ADAPTIVE_SIZE}x{ADAPTIVE_SIZE} centres",
         "control": "the attack's own magnitudes with random signs",
     }
 
@@ -90,7 +90,10 @@ def table(results: Results, split: str, metric: str = "psnr") -> str:
         "defended_clean": "purified clean, restored",
         "defended_attacked": "purified attacked, restored",
     }
-    lines = ["| ε (1/255) | " + " | ".join(words[key] for key in KEYS) + " | recovered |", "|---" * (len(KEYS) + 2) + "|"]
+    lines = [
+        "| ε (1/255) | " + " | ".join(words[key] for key in KEYS) + " | recovered |",
+        "|---" * (len(KEYS) + 2) + "|",
+    ]
     digits = 2 if metric == "psnr" else 3
     for eps in EPSILONS:
         rows = default_rows(results, split, eps)
@@ -100,8 +103,10 @@ def table(results: Results, split: str, metric: str = "psnr") -> str:
 
 
 def grid_table(results: Results) -> str:
-    """Markdown: every sampler × noise level on val at the ε of choice: clean cost, gain under attack, time."""
-    head = "| purifier | t* | network evaluations | clean cost (dB) | gain under PGD-20 (dB) | recovered | s per image |"
+    """Markdown: every sampler × noise level on val at the ε of choice."""
+    head = (
+        "| purifier | t* | network evaluations | clean cost (dB) | gain under PGD-20 (dB) | recovered | s per image |"
+    )
     lines = [head, "|---" * 7 + "|"]
     for purification in sorted({DEFAULT, *GRID}, key=lambda p: (p.sampler, p.draws, p.noise_level)):
         rows = select(results, "val", eps=CHOICE_EPS, purifier=asdict(purification))

@@ -1,4 +1,4 @@
-"""DDPM's ancestral sampling (arXiv 2006.11239, algorithm 2; variance β̃): the purification of the paper and of DiffPure."""
+"""DDPM's ancestral sampling (arXiv 2006.11239, algorithm 2; variance β̃), as in the paper and in DiffPure."""
 
 from __future__ import annotations
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
@@ -47,6 +48,7 @@ class DiffusionPurifier(nn.Module):
         SettingError: a parameter is out of range or a name unknown.
     """
 
+    signal: Tensor
     tile_size = 640
     tile_overlap = 128
 
@@ -63,7 +65,7 @@ class DiffusionPurifier(nn.Module):
         last_timestep: int | None = None,
     ) -> None:
         super().__init__()
-        highest = last_timestep or len(scheduler.alphas_cumprod)
+        highest = min(last_timestep or math.inf, len(scheduler.alphas_cumprod))
         if not 0 <= noise_level <= highest:
             raise SettingError(f"noise level {noise_level} is not in 0…{highest}, what the purifier was trained for.")
         if steps < 1 or draws < 1:
@@ -77,9 +79,15 @@ class DiffusionPurifier(nn.Module):
         self.multiple = 2 ** (len(network.config["block_out_channels"]) - 1)
 
     @property
+    def diffusion(self) -> Diffusion:
+        """What samplers see: the noise predictor, tiled on large images, and the schedule."""
+        return Diffusion(self._predict, self.signal)
+
+    @property
     def evaluations(self) -> int:
         """Network evaluations of one forward pass."""
-        per_draw = {"one_step": 1, "ddpm": self.noise_level}.get(self.sampler, min(self.sampler_steps, self.noise_level))
+        chosen = min(self.sampler_steps, self.noise_level)
+        per_draw = {"one_step": 1, "ddpm": self.noise_level}.get(self.sampler, chosen)
         return self.draws * per_draw if self.noise_level else 0
 
     def forward(self, image: Tensor, *, generator: Generators = None) -> Tensor:
@@ -99,12 +107,12 @@ class DiffusionPurifier(nn.Module):
         if self.noise_level == 0:
             return
         t, x0 = self.noise_level - 1, image * 2 - 1
-        diffusion = Diffusion(self._predict, self.signal)
+        diffusion = self.diffusion
         total, done, results = self.evaluations, 0, []
         for generators in split(generator, len(image), self.draws):
             x = diffusion.noised(x0, t, normal(x0, generators))
-            for x in self.sample(diffusion, x, t, steps=self.sampler_steps, generators=generators):
-                done += 1
+            for after in self.sample(diffusion, x, t, steps=self.sampler_steps, generators=generators):
+                x, done = after, done + 1
                 if done < total:
                     yield PurifyStep(done, total, (x.detach() + 1) / 2)
             results.append((x + 1) / 2)

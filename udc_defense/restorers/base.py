@@ -23,7 +23,7 @@ class Restorer(ModelMixin, ConfigMixin):
     tile_overlap = 128
 
     def forward(self, image: Tensor) -> Tensor:
-        """Capture (B, 3, H, W) to restored image, both tone-mapped. Nothing is clamped here; metrics and files clamp."""
+        """Capture (B, 3, H, W) to restored image, both tone-mapped. Nothing is clamped; metrics and files clamp."""
         return apply_tiled(self._whole, image, size=self.tile_size, overlap=self.tile_overlap)
 
     def _whole(self, image: Tensor) -> Tensor:

@@ -1,9 +1,9 @@
 """The default restorer of this project: a plain U-Net of gated residual blocks.
 
-From NAFNet (arXiv 2204.04676) it takes the gate instead of an activation and the absence of everything else; dense 3×3
-convolutions replace its layer norm, depthwise convolution and global channel attention: they are several times faster on
-a CPU, and without a global average the network is local, so that tiles give the untiled result. The gate is a sigmoid
-(arXiv 1612.08083): NAFNet's plain product diverges without the norm. It works on 2×2 pixel blocks, at half resolution.
+From NAFNet (arXiv 2204.04676) it takes the gate instead of an activation and the absence of everything else. Dense 3×3
+convolutions replace its layer norm, depthwise convolution and global channel attention: they are several times faster
+on a CPU, and without a global average the network is local, so that tiles give the untiled result. The gate is a
+sigmoid (arXiv 1612.08083): NAFNet's plain product diverged without the norm. It works on 2×2 blocks of pixels.
 """
 
 from __future__ import annotations

@@ -28,11 +28,10 @@ def list_scenes(folder: Path | str, crops: Path | str | None = None) -> list[Pat
         SceneError: nothing is left.
     """
     folder = Path(folder)
-    kept_out = set()
-    if crops is not None:
-        kept_out = {(Path(crops).parent / crop.path).resolve() for crop in read_crops(crops)}
+    kept_out = set() if crops is None else {Path(crop.path).parts for crop in read_crops(crops)}
     files = sorted(path for path in folder.rglob("*") if path.suffix.lower() in PHOTO_SUFFIXES | {".hdr"})
-    scenes = [path for path in files if path.resolve() not in kept_out]
+    # By the end of the path: neither the list nor the folder need lie where the list's paths start from.
+    scenes = [path for path in files if not any(path.resolve().parts[-len(tail) :] == tail for tail in kept_out)]
     if not scenes:
         raise SceneError(f"{folder}: holds no .hdr panorama or photo to train on.")
     return scenes
@@ -66,8 +65,10 @@ class SimulatedCaptures(Dataset[tuple[Tensor, Tensor]]):
         psf = random_psf(panel_psf(panel.name), generator)
         captured, clean = capture(scene, panel, psf=psf, generator=generator), clean_image(scene)
         offsets = torch.randint(0, scene.shape[-1] - self.size + 1, (self.crops, 2), generator=generator).tolist()
-        cut = [torch.cat([im[..., y : y + self.size, x : x + self.size] for y, x in offsets]) for im in (captured, clean)]
-        return cut[0], cut[1]
+        return self._cut(captured, offsets), self._cut(clean, offsets)
+
+    def _cut(self, image: Tensor, offsets: list[list[int]]) -> Tensor:
+        return torch.cat([image[..., top : top + self.size, left : left + self.size] for top, left in offsets])
 
     def _view(self, generator: torch.Generator) -> Tensor:
         path = self.scenes[_choice(len(self.scenes), generator)]
@@ -121,7 +122,8 @@ def _choice(count: int, generator: torch.Generator) -> int:
 def _random_crop(photo: Tensor, generator: torch.Generator) -> Tensor:
     """A random 256² crop at a random scale between the file's and the smallest that still fits."""
     smallest = CROP_SIZE / min(photo.shape[-2:])
-    scale = max(smallest, 1.0) if smallest >= 1 else smallest + (1 - smallest) * torch.rand(1, generator=generator).item()
+    drawn = torch.rand(1, generator=generator).item()
+    scale = smallest if smallest >= 1 else smallest + (1 - smallest) * drawn
     if scale != 1:
         size = [max(CROP_SIZE, round(side * scale)) for side in photo.shape[-2:]]
         photo = F.interpolate(photo, size=size, mode="bilinear", antialias=True).clamp(0, 1)

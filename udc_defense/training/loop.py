@@ -81,7 +81,7 @@ def train(
     accelerator = Accelerator(mixed_precision=settings.precision)
     optimizer = torch.optim.AdamW(network.parameters(), lr=settings.learning_rate, betas=(0.9, 0.99), weight_decay=1e-4)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _warm_cosine(step, settings.steps))
-    network = network.to(memory_format=torch.channels_last)
+    network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     network, optimizer = accelerator.prepare(network, optimizer)
     average = EMAModel(network.parameters(), decay=settings.ema_decay, use_ema_warmup=True, power=0.75)
     average.to(accelerator.device)
@@ -100,14 +100,14 @@ def train(
         generator = torch.Generator().manual_seed(noise_seed)
         with accelerator.autocast():
             value = loss(network, captured, clean, generator)
+        if not torch.isfinite(value):
+            raise SettingError(f"training diverged at step {step}; try a lower learning rate.")
         accelerator.backward(value)
         accelerator.clip_grad_norm_(network.parameters(), 1.0)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
         schedule.step()
         average.step(network.parameters())
-        if not torch.isfinite(value):
-            raise SettingError(f"training diverged at step {step} (loss {float(value)}); try a lower learning rate.")
         progress = Progress(step, settings.steps, float(value.detach()), time.monotonic() - clock)
         if accelerator.is_main_process and step % 50 == 0:
             with log.open("a", encoding="utf-8") as file:

@@ -64,7 +64,7 @@ def train_purifier(
         x = captured * 2 - 1
         t = torch.randint(0, LAST_TIMESTEP, (len(x),), generator=generator).to(x.device)
         noise = randn_tensor(x.shape, generator=generator, device=x.device)
-        return F.mse_loss(network(scheduler.add_noise(x, noise, t), t).sample.float(), noise)  # type: ignore[arg-type]
+        return F.mse_loss(network(scheduler.add_noise(x, noise, t), t).sample.float(), noise)
 
     def finish(trained: nn.Module, run: dict[str, Any]) -> None:
         folder = settings.out / "purifier"

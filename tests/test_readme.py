@@ -1,0 +1,53 @@
+"""What the README promises: its program runs, its numbers are those of the results files and the weights."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from udc_defense.checkpoints import EMBEDDED, checksum
+from udc_defense.evaluation import publish
+from udc_defense.evaluation.runner import read_results
+
+ROOT = Path(__file__).parents[1]
+
+
+def test_the_program_runs_outside_the_checkout(tmp_path: Path) -> None:
+    (program,) = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL)
+    y, x = np.mgrid[0:300, 0:280]
+    photo = np.stack([x * 0.7, y * 0.6, 120 + 60 * np.sin(x / 9)], axis=-1).astype(np.uint8)
+    Image.fromarray(photo).save(tmp_path / "photo.png")
+    done = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, timeout=110)
+    assert done.returncode == 0, done.stderr
+    clean, attacked = (re.findall(r"[\d.]+(?= dB)", line) for line in done.stdout.splitlines())
+    assert float(attacked[0]) < float(clean[0]) - 0.1, "the attack does damage"
+
+
+def test_published_numbers_are_those_of_the_results_files(capsys: pytest.CaptureFixture[str]) -> None:
+    assert publish.main(["--check"]) == 0, capsys.readouterr().err
+
+
+@pytest.mark.parametrize("file", ["spine.json"])
+def test_results_belong_to_the_embedded_weights(file: str) -> None:
+    results = read_results(ROOT / "results" / file)
+    assert results.checkpoints == {
+        f"{kind} default": checksum(EMBEDDED / kind / "default") for kind in ("restorer", "purifier")
+    }
+
+
+def test_every_crop_of_the_protocol_has_its_rows() -> None:
+    results = read_results(ROOT / "results" / "spine.json")
+    from udc_defense.evaluation import spine
+
+    for split, crops in (("val", 36), ("heldout", 44)):
+        for eps in spine.EPSILONS:
+            assert len(spine.default_rows(results, split, eps)) == crops
+    for purification in spine.GRID:
+        rows = spine.select(results, "val", eps=spine.CHOICE_EPS, purifier=spine.asdict(purification))
+        assert len(rows) == 36
