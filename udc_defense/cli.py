@@ -522,7 +522,7 @@ def _add_attack(parser: argparse.ArgumentParser) -> None:
 def _add_purifier(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--purifier", default="one_step", metavar="NAME", help="one_step, ddim, ddpm or none")
     parser.add_argument("--purifier-weights", default="default", metavar="NAME", help="embedded name, folder or Hub id")
-    parser.add_argument("--noise-level", type=int, default=20, help="forward diffusion steps (default 20)")
+    parser.add_argument("--noise-level", type=int, default=30, help="forward diffusion steps (default 30)")
     parser.add_argument("--purify-steps", type=int, default=5, help="network evaluations of ddim")
     parser.add_argument("--draws", type=int, default=8, help="purifications that are aggregated")
     parser.add_argument("--aggregate", choices=("mean", "median"), default="mean")

@@ -1,8 +1,8 @@
 """Panel layout to point spread function: Fraunhofer diffraction of a display's openings in front of a phone's lens.
 
 The lens sees the panel's aperture function A(x); at focus the intensity is |F{A}(u / λf)|² (Goodman, Introduction to
-Fourier Optics, eq. 5-14), summed over wavelengths and averaged over each sensor pixel. One pixel of the PSF is one pixel
-of the capture. Lengths are micrometres.
+Fourier Optics, eq. 5-14), summed over wavelengths and averaged over each sensor pixel. One pixel of the PSF is one
+pixel of the capture. Lengths are micrometres.
 """
 
 from __future__ import annotations
@@ -183,49 +183,57 @@ def _hexagonal_grid(spacing: float, turned: float) -> np.ndarray:
 
 
 @dataclass(frozen=True)
-class DiscGrid:
-    """A hexagonal grid of opaque discs with vacancies and scatter: spacing, radius (µm) and turn (radians)."""
+class DiscLayout:
+    """Opaque discs on hexagonal grids, with vacancies and scatter; drawn from a fixed seed, the same on every machine.
 
-    spacing: float
-    radius: float
-    turned: float
+    Attributes:
+        grids: (spacing, radius, turn) of each grid, in µm and radians.
+        occupancy: share of grid points that hold a disc.
+        position_scatter: standard deviation of a disc's place, µm.
+        radius_scatter: relative standard deviation of a disc's radius.
+    """
 
+    grids: tuple[tuple[float, float, float], ...]
+    occupancy: float
+    position_scatter: float
+    radius_scatter: float
 
-# Fitted by benchmarks/fit_axon20.py to the published figures of the phone's PSF: two grids turned by 30° give the rosette
-# of twelve, their vacancies the halo between the lobes, the discs' size its extent.
-AXON20_GRIDS = (DiscGrid(46.0, 16.2, 0.0), DiscGrid(55.7, 14.4, math.pi / 6))
-AXON20_OCCUPANCY = 0.57
-AXON20_POSITION_SCATTER = 4.0
-AXON20_RADIUS_SCATTER = 0.286
-
-
-def _discs(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """Axon 20: the two grids of opaque discs; open ratio about 0.63."""
-    random = np.random.default_rng(0)
-    open_ = np.ones_like(x)
-    for grid in AXON20_GRIDS:
-        points = _hexagonal_grid(grid.spacing, grid.turned)
-        points = points[random.random(len(points)) < AXON20_OCCUPANCY]
-        points = points + random.normal(size=points.shape) * AXON20_POSITION_SCATTER
-        radii = grid.radius * np.clip(1 + random.normal(size=len(points)) * AXON20_RADIUS_SCATTER, 0.2, 2.0)
-        for (cx, cy), radius in zip(points, radii, strict=True):
-            _punch(open_, x, y, cx, cy, radius)
-    return open_
+    def __call__(self, x: np.ndarray, y: np.ndarray) -> np.ndarray:
+        random = np.random.default_rng(0)
+        amplitude = np.ones_like(x)
+        for spacing, radius, turned in self.grids:
+            points = _hexagonal_grid(spacing, turned)
+            points = points[random.random(len(points)) < self.occupancy]
+            points = points + random.normal(size=points.shape) * self.position_scatter
+            radii = radius * np.clip(1 + random.normal(size=len(points)) * self.radius_scatter, 0.2, 2.0)
+            for (cx, cy), disc in zip(points, radii, strict=True):
+                _punch(amplitude, x, y, cx, cy, disc)
+        return amplitude
 
 
-def _punch(open_: np.ndarray, x: np.ndarray, y: np.ndarray, cx: float, cy: float, radius: float) -> None:
+# Fitted by benchmarks/fit_axon20.py to published figures of the phone: two grids turned by 30° give the rosette of
+# twelve, their vacancies the halo between the lobes, the discs' size its extent. Open ratio 0.62.
+AXON20 = DiscLayout(
+    grids=((46.0, 16.2, 0.0), (55.7, 14.4, math.pi / 6)),
+    occupancy=0.57,
+    position_scatter=4.0,
+    radius_scatter=0.286,
+)
+
+
+def _punch(amplitude: np.ndarray, x: np.ndarray, y: np.ndarray, cx: float, cy: float, radius: float) -> None:
     """Make one disc opaque, touching only the window around it."""
     reach = radius + 2 * APERTURE_STEP
     top, bottom = np.searchsorted(y[:, 0], [cy - reach, cy + reach])
     left, right = np.searchsorted(x[0], [cx - reach, cx + reach])
     window = (slice(top, bottom), slice(left, right))
-    open_[window] *= _soft(np.hypot(x[window] - cx, y[window] - cy) - radius)
+    amplitude[window] *= _soft(np.hypot(x[window] - cx, y[window] - cy) - radius)
 
 
 PANELS = {
     panel.name: panel
     for panel in (
-        Panel("axon20", "ZTE Axon 20-like: rosette of flare", _discs, (0.60, 0.62, 0.58), 4005.0),
+        Panel("axon20", "ZTE Axon 20-like: rosette of flare", AXON20, (0.60, 0.62, 0.58), 4005.0),
         Panel("toled", "T-OLED: stripes, blur across them", _stripes, (0.20, 0.20, 0.19), 10_024.0),
         Panel("poled", "P-OLED: pentile, dim and hazy", _pentile, (0.031, 0.029, 0.019), 10_024.0),
     )

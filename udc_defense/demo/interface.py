@@ -125,10 +125,10 @@ def _controls(samples: dict[str, Path]) -> tuple[list[gr.components.Component], 
             seed = gr.Number(
                 0, label="Seed", precision=0, minimum=0, maximum=engine.MAX_SEED, min_width=100, elem_id="seed"
             )
+    gr.Markdown(HONESTY, elem_classes="udc-small")
     with gr.Row(elem_classes="udc-buttons"):
         run_button = gr.Button("Run", variant="primary", scale=3, min_width=120, elem_id="run")
         stop_button = gr.Button("Stop", variant="secondary", scale=1, min_width=80, elem_id="stop")
-    gr.Markdown(HONESTY, elem_classes="udc-small")
     fields = [photo, captured, panel, attack, eps, steps, defence, level, draws, knows, norm, random_seed, seed]
     return fields, run_button, stop_button
 
@@ -300,7 +300,8 @@ def _work(path: str, choices: Choices) -> Iterator[Update]:
     finally:  # Stop closes this generator: the networks' work ends with it
         steps.close()  # type: ignore[attr-defined]
     done = view.status("done", f"Done in {progress.seconds:.0f} s · seed {settings.seed}", 1.0)
-    yield (done, *[gr.skip()] * 4, engine.report(choices, settings, result))
+    # Whole once more: a client of the API gets the last update only.
+    yield (*_everything(done, result, note)[:-1], engine.report(choices, settings, result))
 
 
 def _only_status(line: str) -> Update:

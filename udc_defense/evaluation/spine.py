@@ -19,7 +19,7 @@ EPSILONS = (1.0, 2.0, 4.0, 8.0)
 CHOICE_EPS = 4.0
 NOISE_LEVELS = (5, 10, 20, 50, 100)
 # Chosen on val from the grid below; see the README.
-DEFAULT = Purification("one_step", 20, draws=8)
+DEFAULT = Purification("one_step", 30, draws=8)
 GRID = tuple(
     Purification(sampler, level, steps=steps, draws=draws)
     for level in NOISE_LEVELS

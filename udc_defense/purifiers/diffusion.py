@@ -58,7 +58,7 @@ class DiffusionPurifier(nn.Module):
         scheduler: DDPMScheduler,
         *,
         sampler: str = "one_step",
-        noise_level: int = 10,
+        noise_level: int = 30,
         steps: int = 5,
         draws: int = 1,
         aggregate: Aggregate = "mean",

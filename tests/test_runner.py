@@ -1,0 +1,368 @@
+"""One photo through everything, and rows that neither a kill nor a stop loses or repeats."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from diffusers import DDPMPipeline, DDPMScheduler, UNet2DModel
+from torch import Tensor
+
+from udc_defense.checkpoints import load_purifier, load_restorer, write_checksums
+from udc_defense.defense import Defense
+from udc_defense.errors import SceneError, SettingError
+from udc_defense.evaluation import case, runner
+from udc_defense.evaluation.case import KEYS, KEYS_WITHOUT_TRUTH, Settings, row_seed
+from udc_defense.evaluation.runner import (
+    Cell,
+    Job,
+    Purification,
+    Results,
+    checkpoint_sums,
+    read_results,
+    read_rows,
+    rows_of,
+    run_jobs,
+    versions,
+    write_results,
+)
+from udc_defense.imaging import expose
+from udc_defense.noise import seeded
+from udc_defense.restorers.gated_unet import GatedUNet
+from udc_defense.scenes import Crop, read_crops
+
+SETTINGS = Settings(panel="toled", eps=4, steps=2, seed=1)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread() -> Iterator[None]:
+    """As the runner's workers have it: the same bits here and there."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="module")
+def nets(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Tiny networks as checkpoints: `restorer` and `purifier`."""
+    folder = tmp_path_factory.mktemp("nets")
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        GatedUNet(widths=(4, 8), blocks=(1, 1)).save_pretrained(folder / "restorer")
+        network = UNet2DModel(
+            block_out_channels=(4, 8),
+            layers_per_block=1,
+            norm_num_groups=2,
+            add_attention=False,
+            down_block_types=("DownBlock2D",) * 2,
+            up_block_types=("UpBlock2D",) * 2,
+        )
+    DDPMPipeline(network, DDPMScheduler(clip_sample=False)).save_pretrained(folder / "purifier")
+    for name in ("restorer", "purifier"):
+        write_checksums(folder / name)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def defense(nets: Path) -> Defense:
+    return Defense(
+        load_restorer(nets / "restorer"), load_purifier(nets / "purifier", sampler="ddim", noise_level=10, steps=3)
+    )
+
+
+def light(*shape: int, seed: int = 0) -> Tensor:
+    """An exposed scene with lamps."""
+    return expose(torch.rand(*shape, generator=seeded(seed)) ** 8 * 100 + 0.01)
+
+
+def without_times(row: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in row.items() if key != "seconds"}
+
+
+class TestRowSeed:
+    def test_it_depends_on_every_part(self) -> None:
+        base: dict[str, Any] = {"seed": 0, "image": "a", "attack": "pgd", "eps": 4, "threat": "exact", "draw": 0}
+        others = {"seed": 1, "image": "b", "attack": "none", "eps": 4.5, "threat": "oblivious", "draw": 1}
+        seeds = {row_seed(**base)} | {row_seed(**base | {key: value}) for key, value in others.items()}
+        assert len(seeds) == 1 + len(others)
+
+    def test_it_fits_a_generator_and_never_changes(self) -> None:
+        """The number itself is pinned: published rows name their seeds."""
+        value = row_seed(0, "a.png", "pgd", 4, "oblivious", 0)
+        assert value == row_seed(0, "a.png", "pgd", 4.0, "oblivious", 0) == 11466860530606442
+        seeded(row_seed(2**40, "ä", "pgd", 255, "exact", 64) + 2)
+
+    def test_parts_are_not_run_together(self) -> None:
+        assert row_seed(0, "a', 'b", "c", 1, "x", 0) != row_seed(0, "a", "b', 'c", 1, "x", 0)
+
+
+class TestCase:
+    @pytest.mark.parametrize("norm", ["linf", "l2"])
+    @pytest.mark.parametrize("threat", ["oblivious", "exact"])
+    def test_a_scene_gives_every_key(self, norm: Any, threat: Any, defense: Defense) -> None:
+        settings = replace(SETTINGS, norm=norm, threat=threat)
+        result = case.finish(case.run(defense, settings, "a", scene=light(1, 3, 32, 32)))
+        report = json.loads(json.dumps(result.report()))
+        assert report["image"] == "a" and report["nfe"] == 3
+        for metric in ("psnr", "ssim"):
+            assert list(report[metric]) == list(KEYS)
+            assert all(isinstance(value, float) and math.isfinite(value) for value in report[metric].values())
+        assert set(report["seconds"]) == {"simulate", "restore", "attack", "purify"}
+        psnr = report["psnr"]
+        share = (psnr["defended_attacked"] - psnr["attacked_restored"]) / (psnr["restored"] - psnr["attacked_restored"])
+        assert report["recovered"] is None or report["recovered"] == pytest.approx(share, abs=1e-3)
+
+    def test_recovered_is_the_share_of_what_was_lost(self) -> None:
+        """By hand: from 30 dB to 20 dB, back to 25 dB."""
+        flat = torch.full((1, 3, 16, 16), 0.5)
+        images = {key: flat + 10 ** (-dB / 20) for key, dB in (("restored", 30), ("attacked_restored", 20))}
+        result = case.Result("a", 0, images=images | {"defended_attacked": flat + 10 ** (-25 / 20)}, reference=flat)
+        assert result.recovered == pytest.approx(0.5, abs=1e-3)
+        result.images["attacked_restored"] = result.images["restored"]
+        assert result.recovered is None
+
+    @pytest.mark.parametrize("norm", ["linf", "l2"])
+    @pytest.mark.parametrize("eps", [1, 4, 60])
+    def test_control_has_the_norm_of_the_attack_on_the_grid(self, norm: Any, eps: float, defense: Defense) -> None:
+        settings = replace(SETTINGS, norm=norm, eps=eps)
+        result = case.finish(case.run(defense, settings, "a", scene=light(1, 3, 32, 32)))
+        captured, attacked, noisy = (result.images[key] for key in ("captured", "attacked_input", "noise_input"))
+        for image in (captured, attacked, noisy):
+            assert ((image * 255) - (image * 255).round()).abs().max() < 1e-3
+            assert image.min() >= 0 and image.max() <= 1
+        delta, control = attacked - captured, noisy - captured
+        assert torch.allclose(delta.abs(), control.abs(), atol=1e-6)
+        size = delta.abs().amax() if norm == "linf" else delta.square().mean().sqrt()
+        assert 0 < size <= eps / 255 + 1e-6
+        assert 0.3 < (delta.sign() == control.sign())[delta != 0].float().mean() < 0.8
+
+    def test_a_capture_without_truth(self, defense: Defense) -> None:
+        captured = torch.rand(1, 3, 32, 32, generator=seeded(0))
+        result = case.finish(case.run(defense, SETTINGS, "a", captured=captured))
+        report = result.report()
+        for metric in ("psnr", "ssim"):
+            assert [key for key, value in report[metric].items() if value is None] == list(KEYS[:3])
+            assert all(math.isfinite(report[metric][key]) for key in KEYS_WITHOUT_TRUTH)
+        assert report["recovered"] is None
+        assert result.reference is not None and torch.equal(result.reference, result.images["restored"])
+
+    def test_without_attack_and_without_purifier(self, defense: Defense) -> None:
+        bare = Defense(defense.restorer)
+        result = case.finish(case.run(bare, replace(SETTINGS, attack="none"), "a", scene=light(1, 3, 32, 32)))
+        assert [key for key, value in result.scores("psnr").items() if value is not None] == ["captured", "restored"]
+        assert result.recovered is None and result.nfe == 0
+
+    def test_consumers_keep_their_gradients(self, defense: Defense) -> None:
+        """A `no_grad` held across a yield would switch them off in whoever iterates."""
+        stages = set()
+        for step in case.run(defense, SETTINGS, "a", scene=light(1, 3, 32, 32)):
+            assert torch.is_grad_enabled()
+            stages.add(step.stage)
+        assert stages == {"simulate", "restore", "attack", "control", "purify"}
+        assert not any(image.requires_grad for image in step.result.images.values())
+
+    @pytest.mark.parametrize("stage", ["attack", "purify"])
+    def test_closing_stops_the_work(self, stage: str, defense: Defense, monkeypatch: pytest.MonkeyPatch) -> None:
+        steps = case.run(defense, replace(SETTINGS, steps=200), "a", scene=light(1, 3, 16, 16))
+        if stage == "purify":
+            steps = case.run(defense, SETTINGS, "a", scene=light(1, 3, 16, 16))
+        step = next(step for step in steps if step.stage == stage)
+        module = defense.restorer if stage == "attack" else defense.purifier
+        assert module is not None
+        steps.close()  # type: ignore[attr-defined]
+        monkeypatch.setattr(type(module), "forward", lambda *_, **__: pytest.fail("still at work"))
+        assert list(steps) == [] and torch.is_grad_enabled()
+        assert "defended_attacked" not in step.result.images
+
+    def test_the_same_again_gives_the_same_bits(self, defense: Defense) -> None:
+        scene = light(1, 3, 32, 32)
+        first, again, other = (
+            case.finish(case.run(defense, replace(SETTINGS, seed=seed), "a", scene=scene)) for seed in (1, 1, 2)
+        )
+        assert all(torch.equal(first.images[key], again.images[key]) for key in first.images)
+        for key in ("captured", "noise_input", "purified_clean"):
+            assert not torch.equal(first.images[key], other.images[key])
+
+    def test_forks_share_the_attack_and_not_what_follows(self, defense: Defense) -> None:
+        bare = Defense(defense.restorer)
+        attacked = case.finish(case.run(bare, SETTINGS, "a", scene=light(1, 3, 32, 32)))
+        before = set(attacked.images)
+        defended = case.finish(case.defend(defense, case.fork(attacked)))
+        whole = case.finish(case.run(defense, SETTINGS, "a", scene=light(1, 3, 32, 32)))
+        assert set(attacked.images) == before and "purify" not in attacked.seconds
+        assert without_times(defended.report()) == without_times(whole.report())
+
+
+BAD_SETTINGS: dict[str, dict[str, Any]] = {
+    "'oled9'": {"panel": "oled9"},
+    "'gradient'": {"attack": "gradient"},
+    "'psnr'": {"objective": "psnr"},
+    "'spy'": {"threat": "spy"},
+    "eps -1": {"eps": -1},
+    "eps nan": {"eps": math.nan},
+    "0 attack steps": {"steps": 0},
+    "1001 attack steps": {"steps": 1001},
+    "0 draws": {"draws": 0},
+}
+
+
+@pytest.mark.parametrize("words", BAD_SETTINGS)
+def test_settings_out_of_range(words: str) -> None:
+    with pytest.raises(SettingError) as caught:
+        Settings(**BAD_SETTINGS[words])
+    message = str(caught.value)
+    assert words in message and message.endswith(".") and "\n" not in message
+
+
+@pytest.fixture
+def jobs(nets: Path, tmp_path: Path) -> list[Job]:
+    """Two views of a drawn panorama, two cells each: an oblivious one at two levels, an exact one."""
+    pixels = np.random.default_rng(0).gamma(0.5, 1.0, (32, 64, 3)).astype(np.float32)
+    assert cv2.imwrite(str(tmp_path / "street.hdr"), pixels)
+    (tmp_path / "crops.csv").write_text(
+        "split,path,kind,yaw_deg,pitch_deg,fov_deg,box,adaptive\n"
+        "val,street.hdr,perspective,0,0,80,,1\nval,street.hdr,perspective,90,0,80,,0\n"
+    )
+    purifications = (Purification("one_step", 5), Purification("ddim", 10, steps=2, draws=2, aggregate="median"))
+    settings = replace(SETTINGS, steps=1)
+    cells = (
+        Cell(settings, purifications, size=32),
+        Cell(replace(settings, threat="exact"), purifications[:1], size=32),
+    )
+    return [
+        Job(crop, str(tmp_path), cells, restorer=str(nets / "restorer"), purifier=str(nets / "purifier"))
+        for crop in read_crops(tmp_path / "crops.csv")
+    ]
+
+
+def threads(workers: int, **_: object) -> ThreadPoolExecutor:
+    """Instead of processes, which take seconds to start."""
+    return ThreadPoolExecutor(workers)
+
+
+class TestRows:
+    def test_one_row_per_cell_and_purification(self, jobs: list[Job]) -> None:
+        rows = rows_of(jobs[0])
+        assert [(row["threat"], row["purifier"]["sampler"], row["nfe"]) for row in rows] == [
+            ("oblivious", "one_step", 1),
+            ("oblivious", "ddim", 4),
+            ("exact", "one_step", 1),
+        ]
+        assert rows[0]["psnr"]["attacked_restored"] == rows[1]["psnr"]["attacked_restored"]
+        assert rows[0]["seed"] == rows[1]["seed"] != rows[2]["seed"]
+        for row in rows:
+            assert row["seed"] == row_seed(1, row["image"], "pgd", 4, row["threat"], 0)
+            assert None not in row["psnr"].values() and row["size"] == 32 and row["split"] == "val"
+
+    def test_stopped_and_resumed_gives_the_rows_of_an_uninterrupted_run(
+        self, jobs: list[Job], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """First in a worker process, then, to save the time that another takes to start, in a thread."""
+        partial = tmp_path / "out" / "rows.jsonl"
+        steps = run_jobs(jobs, partial, workers=1)
+        assert [next(steps), next(steps)] == [(0, 2), (1, 2)]
+        steps.close()  # type: ignore[attr-defined]
+        saved = partial.read_bytes()
+        assert len(saved.splitlines()) == 1
+        partial.write_bytes(saved + b'[{"split": "val", "image": "street.hdr@90')  # and a kill in the next write
+        monkeypatch.setattr(runner, "ProcessPoolExecutor", threads)
+        assert list(run_jobs(jobs, partial, workers=1)) == [(1, 2), (2, 2)]
+        assert partial.read_bytes().startswith(saved)
+        assert list(run_jobs(jobs, partial, workers=1)) == [(2, 2)]
+        expected = [row for job in jobs for row in rows_of(job)]
+        assert [without_times(row) for row in read_rows(partial)] == [without_times(row) for row in expected]
+
+    def test_what_fails_in_a_worker_fails_here(
+        self, jobs: list[Job], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(runner, "ProcessPoolExecutor", threads)
+        lost = replace(jobs[0], crop=replace(jobs[0].crop, path="gone.hdr"))
+        with pytest.raises(SceneError, match=r"gone\.hdr: cannot be read"):
+            list(run_jobs([lost], tmp_path / "rows.jsonl", workers=1))
+
+
+def drawn_rows(image: str, count: int = 3) -> list[dict[str, Any]]:
+    return [{"split": "val", "image": image, "threat": "exact", "eps": i, "purifier": {}} for i in range(count)]
+
+
+class TestPartialFile:
+    def test_every_cut_keeps_whole_images_and_nothing_else(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Cut after any byte, as a kill or a full disk may: resumed, nothing is lost and nothing comes twice."""
+        monkeypatch.setattr(runner.os, "fsync", lambda _: None)
+        path, images = tmp_path / "rows.jsonl", ["a.png", "b.png", "ü\u2028.png"]
+        ends = [0]
+        for image in images:
+            runner._append(path, drawn_rows(image))
+            ends.append(path.stat().st_size)
+        data = path.read_bytes()
+        for cut in range(len(data) + 1):
+            path.write_bytes(data[:cut])
+            whole = sum(end <= cut for end in ends[1:])
+            assert read_rows(path) == [row for image in images[:whole] for row in drawn_rows(image)]
+            for image in images[whole:]:
+                runner._append(path, drawn_rows(image))
+            assert path.read_bytes() == data
+
+    def test_a_line_that_is_none_in_the_middle(self, tmp_path: Path) -> None:
+        path = tmp_path / "rows.jsonl"
+        runner._append(path, drawn_rows("a.png"))
+        with path.open("ab") as file:
+            file.write(b"\0\0\xff\n")
+        runner._append(path, drawn_rows("b.png"))
+        assert read_rows(path) == drawn_rows("a.png") + drawn_rows("b.png")
+
+    def test_no_file_no_rows(self, tmp_path: Path) -> None:
+        assert read_rows(tmp_path / "none.jsonl") == []
+
+
+class TestResultsFile:
+    def results(self, rows: list[dict[str, Any]]) -> Results:
+        return Results("make results", 3, {"eps": [4]}, versions(), "a CPU", {"restorer default": "ab"}, rows)
+
+    @pytest.mark.parametrize("count", [0, 1, 4])
+    def test_round_trip(self, count: int, tmp_path: Path) -> None:
+        results = self.results(drawn_rows("ä.png", count))
+        write_results(tmp_path / "spine.json", results)
+        assert read_results(tmp_path / "spine.json") == results
+
+    def test_the_order_of_rows_does_not_depend_on_who_was_first(self, tmp_path: Path) -> None:
+        rows = drawn_rows("b") + drawn_rows("a")
+        for name, ordered in (("x", rows), ("y", rows[::-1])):
+            write_results(tmp_path / name, self.results(ordered))
+        assert (tmp_path / "x").read_bytes() == (tmp_path / "y").read_bytes()
+        assert [row["image"] for row in read_results(tmp_path / "x").rows] == ["a"] * 3 + ["b"] * 3
+
+    def test_one_row_per_line(self, tmp_path: Path) -> None:
+        write_results(tmp_path / "x", self.results(drawn_rows("a")))
+        assert sum('"image"' in line for line in (tmp_path / "x").read_text().splitlines()) == 3
+
+    @pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"rows": [], "colour": 1}'])
+    def test_what_is_no_results_file(self, text: str, tmp_path: Path) -> None:
+        (tmp_path / "x").write_text(text)
+        with pytest.raises(SceneError) as caught:
+            read_results(tmp_path / "x")
+        assert str(caught.value).endswith(".") and "\n" not in str(caught.value)
+
+    def test_versions_and_checksums(self, nets: Path) -> None:
+        assert versions()["torch"] == torch.__version__ and "python" in versions()
+        sums = checkpoint_sums(str(nets / "restorer"), str(nets / "purifier"))
+        assert [len(value) for value in sums.values()] == [64, 64]
+        assert len(checkpoint_sums(str(nets / "restorer"), None)) == 1
+
+
+def test_a_crop_has_a_name_of_its_own() -> None:
+    """Rows are told apart by it: two views of one panorama must differ."""
+    view = Crop("val", "a.hdr", "perspective", 0, 0, 80, adaptive=False)
+    assert len({view.name, replace(view, yaw=90).name, replace(view, pitch=1).name, replace(view, fov=70).name}) == 4
