@@ -45,12 +45,14 @@ format: $(STAMP) ## format the code and mend what lint can
 	$(PYTHON) -m ruff check --fix
 	$(PYTHON) -m ruff format
 
-results: need-scenes $(STAMP) ## measure again what results/ holds [SCENES=DIR CROPS=FILE]
+results: need-scenes $(STAMP) ## measure again what results/ holds, README and cards too [SCENES=DIR CROPS=FILE]
 	$(UDC) results --scenes "$(SCENES)" --crops "$(CROPS)" --out results
+	$(UDC) denoising --scenes "$(SCENES)" --crops "$(CROPS)" --out results
+	$(PYTHON) -m udc_defense.evaluation.publish
 
 train-all: need-scenes $(STAMP) ## train the embedded networks again, or go on with it [SCENES=DIR CROPS=FILE]
-	$(UDC) train restorer --scenes "$(SCENES)" --crops "$(CROPS)" $(PANELS) --steps 16000 --precision bf16 --out runs/restorer --resume
-	$(UDC) train purifier --scenes "$(SCENES)" --crops "$(CROPS)" $(PANELS) --steps 8500 --precision bf16 --out runs/purifier --resume
+	$(UDC) train restorer --scenes "$(SCENES)" --crops "$(CROPS)" $(PANELS) --steps 9000 --precision bf16 --out runs/restorer --resume
+	$(UDC) train purifier --scenes "$(SCENES)" --crops "$(CROPS)" $(PANELS) --steps 6500 --precision bf16 --out runs/purifier --resume
 
 wheel: $(STAMP) ## build the wheel and the source archive into dist/
 	$(PYTHON) -m build --no-isolation
