@@ -27,7 +27,6 @@ KNEE = 0.25
 LUMINANCE = (0.2126, 0.7152, 0.0722)  # Rec. 709
 
 
-
 def tone_map(radiance: Tensor) -> Tensor:
     """Linear radiance (any shape, 0…500) to the tone-mapped domain [0, 1): x / (x + 0.25)."""
     return radiance / (radiance + KNEE)

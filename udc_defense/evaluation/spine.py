@@ -51,7 +51,7 @@ def describe() -> dict[str, Any]:
         "attack": "pgd, L-infinity, 20 steps, step size eps/4, random start, best iterate",
         "eps_in_255ths": EPSILONS,
         "default": asdict(DEFAULT),
-        "adaptive": f"exact gradient through all draws of the defence, fresh noise at each step, {ADAPTIVE_SIZE}² centres",
+        "adaptive": f"exact gradient through all draws of the defence, fresh noise each step, {ADAPTIVE_SIZE}² centres",
         "control": "the attack's own magnitudes with random signs",
     }
 

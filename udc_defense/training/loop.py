@@ -101,7 +101,7 @@ def train(
         with accelerator.autocast():
             value = loss(network, captured, clean, generator)
         if not torch.isfinite(value):
-            raise SettingError(f"training diverged at step {step}; try a lower learning rate.")
+            raise SettingError(f"training diverged at step {step}: loss {float(value)}; try a lower learning rate.")
         accelerator.backward(value)
         accelerator.clip_grad_norm_(network.parameters(), 1.0)
         optimizer.step()
