@@ -191,15 +191,10 @@ def _connect(
     strip, left, right, wipe = compared
     running = buttons[0].click(handler, inputs, outputs, api_name="run", show_progress="hidden", concurrency_id="run")
     buttons[0].click(None, js=SHOW_RESULTS, api_visibility="private")
-    buttons[1].click(
-        view.stopped,
-        outputs[0],
-        outputs[0],
-        cancels=[running],
-        api_visibility="private",
-        show_progress="hidden",
-        queue=False,
-    )
+    # First the cancellation, then the word: sent together, a last update of the run could overwrite it.
+    quietly: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden", "queue": False}
+    cancelled = buttons[1].click(None, cancels=[running], **quietly)
+    cancelled.then(view.stopped, outputs[0], outputs[0], **quietly)
     # The wipe is fed from the film strip and not by the run: a visitor may switch stages while it goes on.
     gr.on(
         [strip.change, left.change, right.change],
