@@ -23,13 +23,6 @@ ROOT = Path(__file__).parents[1]
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 FLAGS = ["--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-sync"]
 FLAGS += ["--disable-background-networking", "--disable-component-update"]
-    "--no-sandbox",
-    "--disable-gpu",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-]
 SECOND = 1000
 
 pytestmark = [
@@ -110,6 +103,7 @@ def _set(page: Any, field: str, value: int) -> None:
 def _choose(page: Any, side: str, stage: str) -> None:
     page.locator(f"#{side} input").click()
     page.get_by_role("option", name=stage, exact=True).click()
+    page.get_by_role("listbox").wait_for(state="detached")  # it fades out
 
 
 def _run_quickly(page: Any) -> None:
@@ -127,7 +121,7 @@ def _wiped(page: Any) -> list[str]:
 
 
 def test_a_visit(page: Any) -> None:
-    page.locator("#samples button").nth(1).click()
+    page.locator("#samples .thumbnail-lg").nth(1).click()
     page.wait_for_function("document.querySelector('#photo img').src.includes('night')")
     _run_quickly(page)
 
@@ -181,6 +175,17 @@ def test_stop_and_run_again(page: Any) -> None:
 
     page.get_by_label("One step").check()
     _run_quickly(page)
+
+
+def test_a_file_that_is_no_image(page: Any, tmp_path: Path) -> None:
+    (tmp_path / "holiday.png").write_bytes(b"nothing of the kind")
+    page.locator("#samples .thumbnail-lg").nth(2).click()
+    page.wait_for_function("document.querySelector('#photo img').src.includes('coffee')")
+    page.locator('#photo [aria-label="Remove Image"]').click()
+    page.locator("#photo input[type=file]").set_input_files(tmp_path / "holiday.png")
+    page.locator("#photo img").wait_for()
+    page.locator("#run").click()
+    assert _state(page, "failed").startswith("The photo: not an image")
 
 
 def test_a_phone_has_no_sideways_scroll(page: Any) -> None:

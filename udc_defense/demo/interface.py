@@ -52,7 +52,11 @@ def build(gpu: Callable[..., Any]) -> gr.Blocks:
         gpu: decorator of the handler that computes, such as `spaces.GPU`.
     """
     engine.restorer()
-    samples = write_samples(Path(tempfile.mkdtemp(prefix="udc-samples-")))
+    with tempfile.TemporaryDirectory(prefix="udc-samples-") as folder:  # gradio copies what it shows
+        return _page(gpu, write_samples(Path(folder)))
+
+
+def _page(gpu: Callable[..., Any], samples: dict[str, Path]) -> gr.Blocks:
     with gr.Blocks(title="udc-defense", analytics_enabled=False, delete_cache=(3600, 3600), fill_width=True) as demo:
         gr.Markdown(INTRO, elem_classes="udc-intro")
         with gr.Row(elem_classes="udc-page"):
@@ -79,14 +83,7 @@ def _controls(samples: dict[str, Path]) -> tuple[list[gr.components.Component], 
         elem_id="photo",
     )
     _trust_only_our_reader(photo)
-    gr.Examples(
-        [[str(path)] for path in samples.values()],
-        photo,
-        label="Or one of these",
-        cache_examples=False,
-        elem_id="samples",
-        api_visibility="private",
-    )
+    _offer(samples, photo)
     captured = gr.Checkbox(label="This photo already comes from an under-display camera", elem_id="captured")
     panel = gr.Dropdown(
         [(shown.title, name) for name, shown in PANELS.items()],
@@ -133,8 +130,33 @@ def _controls(samples: dict[str, Path]) -> tuple[list[gr.components.Component], 
     return fields, run_button, stop_button
 
 
+def _offer(samples: dict[str, Path], photo: gr.Image) -> None:
+    """A strip of samples; a click makes one the photo."""
+    strip = gr.Gallery(
+        [(str(path), title) for title, path in samples.items()],
+        label="Or one of these",
+        columns=5,
+        height="auto",
+        object_fit="cover",
+        allow_preview=False,
+        interactive=False,
+        buttons=[],
+        elem_classes="udc-strip",
+        elem_id="samples",
+    )
+    files = [item["image"]["path"] for item in strip.value]  # gradio's copies, kept as long as it runs
+
+    def pick(event: gr.SelectData) -> str:
+        return files[event.index]
+
+    strip.select(pick, None, photo, api_visibility="private", show_progress="hidden")
+
+
 def _trust_only_our_reader(photo: gr.Image) -> None:
-    """Hand the file on unopened: gradio fails on what is no image, with the file's path in its message."""
+    """Hand the file on unopened: gradio fails on what is no image, with the file's path in its message.
+
+    Holds as long as no event changes more of the component than its value: gradio would then make a new one.
+    """
     decode = photo.preprocess
 
     def preprocess(payload: Any) -> Any:
@@ -162,6 +184,7 @@ def _results() -> tuple[list[gr.components.Component], tuple[Any, ...]]:
         object_fit="cover",
         interactive=False,
         buttons=["download", "download_all", "fullscreen"],
+        elem_classes="udc-strip",
         elem_id="strip",
     )
     with gr.Row():
