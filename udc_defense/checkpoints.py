@@ -183,6 +183,7 @@ def _built(cls: Any, config: dict[str, Any], source: str | Path) -> Any:
 
 def _filled(network: Any, path: Path, source: str | Path) -> Any:
     """Load weights strictly, as float32."""
+    import torch
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
@@ -195,7 +196,8 @@ def _filled(network: Any, path: Path, source: str | Path) -> Any:
         raise CheckpointError(f"{source}: its weights cannot be read ({error}).") from error
     except RuntimeError as error:
         raise CheckpointError(f"{source}: its weights do not fit its configuration.") from error
-    return network.eval().requires_grad_(False)
+    # Convolutions on the CPU are a sixth faster in this order of memory.
+    return network.eval().requires_grad_(False).to(memory_format=torch.channels_last)
 
 
 def _read_json(path: Path) -> dict[str, Any]:

@@ -88,15 +88,15 @@ HORIZON = 0.66
 WARM, COLD, RED = (1.0, 0.72, 0.38), (0.85, 0.95, 1.0), (1.0, 0.12, 0.08)
 # Place, height and radius in picture widths; the colour's largest part is 1 and stands for radiance 500.
 LAMPS = (
-    (0.13, 0.33, 0.013, WARM),
-    (0.34, 0.46, 0.008, WARM),
-    (0.455, 0.53, 0.005, WARM),
-    (0.87, 0.36, 0.012, WARM),
-    (0.68, 0.475, 0.007, WARM),
-    (0.60, 0.705, 0.009, COLD),
-    (0.66, 0.705, 0.009, COLD),
-    (0.36, 0.74, 0.006, RED),
-    (0.415, 0.74, 0.006, RED),
+    (0.13, 0.33, 0.0052, WARM),
+    (0.34, 0.46, 0.0032, WARM),
+    (0.455, 0.53, 0.0022, WARM),
+    (0.87, 0.36, 0.0050, WARM),
+    (0.68, 0.475, 0.0030, WARM),
+    (0.60, 0.705, 0.0030, COLD),
+    (0.66, 0.705, 0.0030, COLD),
+    (0.36, 0.74, 0.0024, RED),
+    (0.415, 0.74, 0.0024, RED),
 )
 
 
@@ -136,8 +136,8 @@ def _draw_street(picture: np.ndarray, x: np.ndarray, y: np.ndarray) -> None:
     street = y >= HORIZON
     asphalt = np.array([0.075, 0.072, 0.08]) * (0.55 + 0.9 * depth[..., None])
     for place, _, radius, colour in LAMPS:
-        streak = np.exp(-(((x - place) / (1.6 * radius + 0.012 * depth)) ** 2)) * np.exp(-2.2 * depth)
-        asphalt += 30 * radius * streak[..., None] * np.array(colour)
+        streak = np.exp(-(((x - place) / (4 * radius + 0.012 * depth)) ** 2)) * np.exp(-2.2 * depth)
+        asphalt += 75 * radius * streak[..., None] * np.array(colour)
     line = (np.abs(x - (0.52 - 0.09 * depth)) < 0.004 + 0.012 * depth) & (np.sin(24 * np.sqrt(depth)) > 0)
     asphalt[line] += 0.5
     picture[street] = asphalt[street]
@@ -150,7 +150,7 @@ def _draw_lamp(
     size = len(picture)
     cx, cy = centre
     if cy < HORIZON - 0.1:
-        post = (np.abs(x - cx) < 0.5 * radius) & (y > cy) & (y < HORIZON + 4 * radius)
+        post = (np.abs(x - cx) < radius) & (y > cy) & (y < HORIZON + 10 * radius)
         picture[post] = 0.02
     disc = np.clip((radius - np.hypot(x - cx, y - cy)) * size + 0.5, 0, 1)[..., None]
     picture += disc * (colour * MAX_RADIANCE - picture)
