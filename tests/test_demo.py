@@ -48,6 +48,14 @@ def test_verdict_says_what_was_taken_and_given_back() -> None:
     assert "without an attack the defence costs **1.0 dB**" in words
 
 
+def test_verdict_on_an_attacker_who_knows_the_defence_claims_no_recovery() -> None:
+    adaptive = result(**ATTACKED, defended_clean=27.0, defended_attacked=20.0)
+    adaptive.threat = "exact"
+    words = view.verdict(adaptive)
+    assert "who knows the defence took **8.0 dB** in spite of it" in words and "without the defence: 22.0 dB" in words
+    assert "gave back" not in words and adaptive.recovered is None
+
+
 def test_verdict_admits_that_the_defence_hurts() -> None:
     words = view.verdict(result(**ATTACKED, defended_clean=20.0, defended_attacked=20.5))
     assert "The defence made it worse: it took another **1.5 dB**" in words

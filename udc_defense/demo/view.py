@@ -119,11 +119,11 @@ def perturbation(result: Result) -> tuple[Image.Image, str] | None:
 def verdict(result: Result) -> str:
     """In words, what the attack took and what the defence gave back, also where that is nothing or less."""
     psnr = result.scores("psnr")
-    sentences = _with_truth(psnr) if result.has_truth else _without_truth(psnr, result)
+    sentences = _with_truth(psnr, result.threat) if result.has_truth else _without_truth(psnr, result)
     return " ".join(sentences)
 
 
-def _with_truth(psnr: dict[str, float | None]) -> list[str]:
+def _with_truth(psnr: dict[str, float | None], threat: str) -> list[str]:
     captured, restored, attacked = psnr["captured"], psnr["restored"], psnr["attacked_restored"]
     if restored is None:
         return []
@@ -132,15 +132,25 @@ def _with_truth(psnr: dict[str, float | None]) -> list[str]:
         sentences.append(
             f"Restoring {_moved(restored - captured, 'won', 'lost')} ({captured:.1f} → {restored:.1f} dB)."
         )
-    if attacked is not None:
+    defended = psnr["defended_attacked"]
+    if threat == "exact" and defended is not None:
+        sentences.append(_adaptive(restored, defended, attacked))
+    elif attacked is not None:
         sentences.append(f"The attack {_moved(restored - attacked, 'took', 'added')}{_noise_control(psnr, restored)}.")
-    if attacked is not None and (defended := psnr["defended_attacked"]) is not None:
-        sentences.append(_given_back(restored, attacked, defended))
+        if defended is not None:
+            sentences.append(_given_back(restored, attacked, defended))
     if (unattacked := psnr["defended_clean"]) is not None:
         sentences.append(
             f"On the same photo without an attack the defence {_moved(restored - unattacked, 'costs', 'gains')}."
         )
     return sentences
+
+
+def _adaptive(restored: float, defended: float, bare: float | None) -> str:
+    """The attack was made for the defended restorer; what it does to the bare one is a side effect."""
+    side = "" if bare is None else f" (the same image without the defence: {bare:.1f} dB)"
+    moved = _moved(restored - defended, "took", "added")
+    return f"The attacker who knows the defence {moved} in spite of it{side}."
 
 
 def _noise_control(psnr: dict[str, float | None], restored: float) -> str:

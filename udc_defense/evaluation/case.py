@@ -87,6 +87,7 @@ class Result:
 
     name: str
     seed: int
+    threat: Kind = "oblivious"
     nfe: int = 0
     has_truth: bool = True
     images: dict[str, Tensor] = field(default_factory=dict)
@@ -105,7 +106,12 @@ class Result:
 
     @property
     def recovered(self) -> float | None:
-        """Share of the lost PSNR that the defence gives back; null without ground truth or loss."""
+        """Share of the lost PSNR that the defence gives back; null without ground truth or loss.
+
+        Null too where the attack was made for the defence: what it takes from the bare restorer is not what was lost.
+        """
+        if self.threat != "oblivious":
+            return None
         psnr = self.scores("psnr")
         lost, back = (psnr["restored"], psnr["attacked_restored"]), psnr["defended_attacked"]
         if lost[0] is None or lost[1] is None or back is None or lost[0] - lost[1] < 0.01:
@@ -168,7 +174,7 @@ def run(
     """
     device = next(defense.restorer.parameters()).device
     seed = row_seed(settings.seed, name, settings.attack, settings.eps, settings.threat, 0)
-    result = Result(name, seed, has_truth=scene is not None or truth is not None)
+    result = Result(name, seed, settings.threat, has_truth=scene is not None or truth is not None)
     if scene is not None:
         with _timed(result, "simulate"):
             scene = scene.to(device)
