@@ -33,10 +33,10 @@ class Sample:
 
 
 PHOTOS = (
-    Sample("Astronaut", "astronaut.png", "NASA, public domain"),
-    Sample("Coffee", "coffee.png", "Rachel Michetti, CC0"),
     Sample("Cat", "chelsea.png", "Stéfan van der Walt, CC0"),
+    Sample("Coffee", "coffee.png", "Rachel Michetti, CC0"),
     Sample("Rocket", "rocket.jpg", "SpaceX, public domain"),
+    Sample("Astronaut", "astronaut.png", "NASA, public domain"),
 )
 CREDITS = (
     "Samples bundled with scikit-image: "
