@@ -18,6 +18,7 @@ import pytest
 import yaml
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
+from test_readme import readme_program, write_photo
 
 import udc_defense
 
@@ -190,4 +191,5 @@ def test_wheel_works_outside_the_checkout(tmp_path: Path) -> None:
 
     assert str(site) in run("-c", "import udc_defense; print(udc_defense.__file__)")
     assert "run" in run("-m", "udc_defense", "--help")
-    run("-c", "from udc_defense import load_purifier, load_restorer; load_restorer(); load_purifier()")
+    write_photo(elsewhere / "photo.png")
+    assert run("-c", readme_program()).count(" dB") == 4

@@ -18,12 +18,21 @@ from udc_defense.evaluation.runner import read_results
 ROOT = Path(__file__).parents[1]
 
 
-def test_the_program_runs_outside_the_checkout(tmp_path: Path) -> None:
+def readme_program() -> str:
     (program,) = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL)
+    return program
+
+
+def write_photo(path: Path) -> None:
     y, x = np.mgrid[0:300, 0:280]
     photo = np.stack([x * 0.7, y * 0.6, 120 + 60 * np.sin(x / 9)], axis=-1).astype(np.uint8)
-    Image.fromarray(photo).save(tmp_path / "photo.png")
-    done = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, timeout=110)
+    Image.fromarray(photo).save(path)
+
+
+def test_the_program_runs_in_another_folder(tmp_path: Path) -> None:
+    write_photo(tmp_path / "photo.png")
+    command = [sys.executable, "-c", readme_program()]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=110)
     assert done.returncode == 0, done.stderr
     clean, attacked = (re.findall(r"[\d.]+(?= dB)", line) for line in done.stdout.splitlines())
     assert float(attacked[0]) < float(clean[0]) - 0.1, "the attack does damage"
