@@ -1,8 +1,8 @@
 """The protocol behind `results/spine.json`: the embedded networks on `axon20`, every number of the README.
 
 On every crop: PGD-20 at ε = 1, 2, 4, 8 against the chosen default defence. On the panoramas of `val`, where choices are
-made: every sampler × noise level at ε = 4; the photos of `val` are left out of that, because DDPM takes hours. On the
-crops marked adaptive, at 128²: the attacker who differentiates the defence.
+made: every sampler × noise level at ε = 4 (not on its photos: DDPM is slow on a CPU). On the crops marked adaptive, at
+128²: the attacker who differentiates the defence.
 """
 
 from __future__ import annotations
