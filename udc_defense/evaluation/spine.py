@@ -91,15 +91,15 @@ def table(results: Results, split: str, metric: str = "psnr") -> str:
         "defended_clean": "purified clean, restored",
         "defended_attacked": "purified attacked, restored",
     }
-    lines = [
-        "| ε (1/255) | " + " | ".join(words[key] for key in KEYS) + " | recovered |",
-        "|---" * (len(KEYS) + 2) + "|",
-    ]
+    columns = ["ε (1/255)", *(words[key] for key in KEYS), *(["recovered"] if metric == "psnr" else [])]
+    lines = ["| " + " | ".join(columns) + " |", "|---" * len(columns) + "|"]
     digits = 2 if metric == "psnr" else 3
     for eps in EPSILONS:
         rows = default_rows(results, split, eps)
         cells = [f"{mean(rows, metric, key):.{digits}f}" for key in KEYS]
-        lines.append(f"| {eps:g} | " + " | ".join(cells) + f" | {recovered(rows):.0%} |")
+        if metric == "psnr":
+            cells.append(f"{recovered(rows):.0%}")
+        lines.append(f"| {eps:g} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
 
