@@ -9,8 +9,6 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from udc_defense import noise
-
 
 @dataclass(frozen=True)
 class Diffusion:
@@ -43,8 +41,3 @@ class Sampler(Protocol):
     def __call__(
         self, diffusion: Diffusion, x: Tensor, t: int, *, steps: int, generators: list[torch.Generator]
     ) -> Iterator[Tensor]: ...
-
-
-def normal(x: Tensor, generators: list[torch.Generator]) -> Tensor:
-    """Fresh noise for a step."""
-    return noise.normal(x, generators)
