@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterator
+import inspect
+import re
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import torch
 from torch import Tensor, nn
@@ -25,6 +27,9 @@ class AttackResult:
         backwards: gradients per sample, draws counted.
         step: steps done.
         steps: steps of the whole attack.
+        queries: forwards of each sample (B,), of an attack that asks about some samples less often than about others.
+        zero_gradients: gradients that were zero at every value, summed over samples; more than none says that the
+            model hides its gradient.
     """
 
     image: Tensor
@@ -33,14 +38,57 @@ class AttackResult:
     backwards: int
     step: int
     steps: int
+    queries: Tensor | None = None
+    zero_gradients: int = 0
+
+
+@dataclass(frozen=True)
+class Option:
+    """A parameter that an attack has and others lack, as its signature and docstring say."""
+
+    name: str
+    kind: type
+    default: Any
+    choices: tuple[str, ...]
+    words: str
+
+    def parse(self, value: Any) -> Any:
+        """The value in the option's type; text is converted.
+
+        Raises:
+            SettingError: it cannot be, or is not among the choices.
+        """
+        try:
+            parsed = self.kind(value)
+        except (TypeError, ValueError) as error:
+            raise SettingError(f"option {self.name}={value!r} is not of the type {self.kind.__name__}.") from error
+        if self.choices and parsed not in self.choices:
+            raise SettingError(f"option {self.name}={value!r} is not one of {', '.join(self.choices)}.")
+        return parsed
+
+
+# What attacks share, as far as they take it; whatever else a signature holds is the attack's own.
+SHARED = ("eps", "steps", "objective", "norm", "draws", "generator")
 
 
 class Attack:
-    """Calling it runs the attack to its end; `iterate` takes the same arguments and yields after every step."""
+    """Calling it runs the attack to its end; `iterate` takes the same arguments and yields after every step.
 
-    def __init__(self, name: str, iterate: Callable[..., Iterator[AttackResult]]) -> None:
+    Attributes:
+        name: in the registry.
+        white_box: it takes gradients; otherwise it sees outputs only.
+        defaults: of the shared parameters that it takes; `None` where it has no default.
+        options: its own parameters.
+    """
+
+    def __init__(self, name: str, white_box: bool, iterate: Callable[..., Iterator[AttackResult]]) -> None:
         functools.update_wrapper(self, iterate)
-        self.name, self.iterate = name, iterate
+        self.name, self.white_box, self.iterate = name, white_box, iterate
+        keywords = [p for p in inspect.signature(iterate).parameters.values() if p.kind is p.KEYWORD_ONLY]
+        self.defaults = {p.name: None if p.default is p.empty else p.default for p in keywords if p.name in SHARED}
+        own = [p for p in keywords if p.name not in SHARED]
+        types, words = get_type_hints(iterate), _argument_words(iterate.__doc__ or "")
+        self.options = tuple(_option(p.name, types[p.name], p.default, words.get(p.name, "")) for p in own)
 
     def __call__(self, *args: Any, **options: Any) -> AttackResult:
         *_, result = self.iterate(*args, **options)
@@ -49,15 +97,49 @@ class Attack:
     def __repr__(self) -> str:
         return f"<attack {self.name}>"
 
+    @property
+    def summary(self) -> str:
+        """The docstring's first line."""
+        return (self.__doc__ or "").strip().partition("\n")[0]
 
-ATTACKS: Registry[Attack] = Registry("udc_defense.attacks", "attack", helpers=("base", "gradients", "objectives"))
+    def parse_options(self, given: Mapping[str, Any]) -> dict[str, Any]:
+        """Every option of its own with its value, given or default.
+
+        Raises:
+            SettingError: one is unknown, or its value unusable.
+        """
+        known = {option.name: option for option in self.options}
+        for name in given:
+            if name not in known:
+                has = f"it has {', '.join(known)}" if known else "it has none"
+                raise SettingError(f"attack {self.name} has no option {name!r}; {has}.")
+        return {name: option.parse(given.get(name, option.default)) for name, option in known.items()}
 
 
-def register(name: str) -> Callable[[Callable[..., Iterator[AttackResult]]], Attack]:
+def _option(name: str, annotation: Any, default: Any, words: str) -> Option:
+    if get_origin(annotation) is Literal:
+        return Option(name, str, default, get_args(annotation), words)
+    return Option(name, annotation if isinstance(annotation, type) else type(default), default, (), words)
+
+
+def _argument_words(docstring: str) -> dict[str, str]:
+    """Name -> description, from the Args of a Google docstring."""
+    _, _, block = inspect.cleandoc(docstring).partition("Args:\n")
+    block = re.split(r"\n(?=\S)", block)[0]
+    entries = re.findall(r"^    (\w+): (.*(?:\n {5,}.*)*)", block, re.MULTILINE)
+    return {name: " ".join(text.split()) for name, text in entries}
+
+
+ATTACKS: Registry[Attack] = Registry(
+    "udc_defense.attacks", "attack", helpers=("ball", "base", "dct", "gradients", "lpips", "objectives", "search")
+)
+
+
+def register(name: str, *, white_box: bool = True) -> Callable[[Callable[..., Iterator[AttackResult]]], Attack]:
     """Decorator: make an attack of a generator function that yields an `AttackResult` per step."""
 
     def keep(iterate: Callable[..., Iterator[AttackResult]]) -> Attack:
-        return ATTACKS.register(name)(Attack(name, iterate))
+        return ATTACKS.register(name)(Attack(name, white_box, iterate))
 
     return keep
 

@@ -1,12 +1,15 @@
-"""The one place where white-box attacks take gradients."""
+"""The one place where attacks evaluate a model: loss and gradient, or the loss alone, over draws of its noise."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
 
-from udc_defense.attacks.objectives import Objective
+from udc_defense.attacks.objectives import Objective, select
 from udc_defense.errors import SettingError
+
+# Pixels that go through a model at once. A CPU is slower on larger batches, whose activations leave its caches.
+CHUNK_PIXELS = {"cpu": 256**2, "cuda": 32 * 256**2, "mps": 8 * 256**2}
 
 
 @torch.enable_grad()
@@ -21,17 +24,49 @@ def loss_and_grad(
     Raises:
         SettingError: no draws, or the model returns another shape or is not differentiable.
     """
-    if draws < 1:
-        raise SettingError(f"{draws} draws: a gradient needs at least 1.")
+    _check_draws(draws)
     losses, gradient = image.new_zeros(len(image)), torch.zeros_like(image)
-    for _ in range(draws):
-        x = image.detach().requires_grad_(True)
-        output = model(x)
-        if output.shape != reference.shape:
-            raise SettingError(f"the model returns {tuple(output.shape)}, the reference is {tuple(reference.shape)}.")
-        if not output.requires_grad:
-            raise SettingError("the model is not differentiable: its output does not depend on the input for autograd.")
-        value = objective(output, reference)
-        gradient += torch.autograd.grad(value.sum(), x)[0] / draws
-        losses += value.detach() / draws
+    for part in _chunks(image):
+        for _ in range(draws):
+            x = image[part].detach().requires_grad_(True)
+            value = _value(model, x, reference[part], objective, part)
+            if not value.requires_grad:
+                raise SettingError(
+                    "the model is not differentiable: its output does not depend on the input for autograd."
+                )
+            gradient[part] += torch.autograd.grad(value.sum(), x)[0] / draws
+            losses[part] += value.detach() / draws
     return losses, gradient
+
+
+@torch.no_grad()
+def loss(model: nn.Module, image: Tensor, reference: Tensor, objective: Objective, draws: int = 1) -> Tensor:
+    """The loss per sample (B,) alone: all that a black-box attack sees.
+
+    Raises:
+        SettingError: no draws, or the model returns another shape.
+    """
+    _check_draws(draws)
+    losses = image.new_zeros(len(image))
+    for part in _chunks(image):
+        for _ in range(draws):
+            losses[part] += _value(model, image[part], reference[part], objective, part) / draws
+    return losses
+
+
+def _check_draws(draws: int) -> None:
+    if draws < 1:
+        raise SettingError(f"{draws} draws: a loss needs at least 1.")
+
+
+def _chunks(image: Tensor) -> list[slice]:
+    pixels = image.shape[-1] * image.shape[-2]
+    size = max(1, CHUNK_PIXELS.get(image.device.type, 256**2) // pixels)
+    return [slice(start, start + size) for start in range(0, len(image), size)]
+
+
+def _value(model: nn.Module, x: Tensor, reference: Tensor, objective: Objective, part: slice) -> Tensor:
+    output = model(x)
+    if output.shape != reference.shape:
+        raise SettingError(f"the model returns {tuple(output.shape)}, the reference is {tuple(reference.shape)}.")
+    return select(objective, part)(output, reference)

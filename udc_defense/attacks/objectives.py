@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 from torch import Tensor
 
@@ -20,3 +21,8 @@ def l1(output: Tensor, reference: Tensor) -> Tensor:
 
 
 OBJECTIVES: dict[str, Objective] = {"mse": mse, "l1": l1}
+
+
+def select(objective: Any, part: slice) -> Objective:
+    """The objective for some samples of the batch: those that hold something per sample have a method `select`."""
+    return objective.select(part) if hasattr(objective, "select") else objective

@@ -1,8 +1,7 @@
 """The protocol behind `results/spine.json`: the embedded networks on `axon20`, every number of the README.
 
-On every crop: PGD-20 at ε = 1, 2, 4, 8 against the chosen default defence. On the panoramas of `val`, where choices are
-made: every sampler × noise level at ε = 4 (not on its photos: DDPM is slow on a CPU). On the crops marked adaptive, at
-128²: the attacker who differentiates the defence.
+On every crop: PGD-20 at ε = 1, 2, 4, 8 against the chosen default defence. On `val`, where choices are made: every
+sampler × noise level at ε = 4. On the crops marked adaptive, at 128²: the attacker who differentiates the defence.
 """
 
 from __future__ import annotations
@@ -40,8 +39,8 @@ def jobs(scenes: Path, crops: Path, split: str | None, seed: int) -> Iterator[Jo
 
 
 def _faced(crop: Crop, eps: float) -> tuple[Purification, ...]:
-    """The default everywhere; on val's panoramas at the ε of choice the whole grid too."""
-    grid = GRID if (crop.split, crop.kind, eps) == ("val", "perspective", CHOICE_EPS) else ()
+    """The default everywhere; on val at the ε of choice the whole grid too."""
+    grid = GRID if (crop.split, eps) == ("val", CHOICE_EPS) else ()
     return (DEFAULT, *(purification for purification in grid if purification != DEFAULT))
 
 
@@ -109,10 +108,8 @@ def grid_table(results: Results) -> str:
         "| purifier | t* | network evaluations | clean cost (dB) | gain under PGD-20 (dB) | recovered | s per image |"
     )
     lines = [head, "|---" * 7 + "|"]
-    faced = {row["image"] for row in select(results, "val", eps=CHOICE_EPS, purifier=asdict(GRID[0]))}
     for purification in sorted({DEFAULT, *GRID}, key=lambda p: (p.sampler, p.draws, p.noise_level)):
         rows = select(results, "val", eps=CHOICE_EPS, purifier=asdict(purification))
-        rows = [row for row in rows if row["image"] in faced]
         cost = mean(rows, "psnr", "restored") - mean(rows, "psnr", "defended_clean")
         gain = mean(rows, "psnr", "defended_attacked") - mean(rows, "psnr", "attacked_restored")
         # The stage purifies and restores the capture and the attacked capture: two images.
