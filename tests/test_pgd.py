@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
-from toys import Counting, Gain, Linear, Scripted, anywhere, conv, inside, noise, rms
+from toy_models import Counting, Gain, Linear, Scripted, anywhere, conv, inside, noise, rms
 
 from udc_defense import attacks
 from udc_defense.attacks import ATTACKS, AttackResult
