@@ -13,8 +13,11 @@ import torch
 from PIL import Image
 
 from udc_defense import cli
+from udc_defense.attacks import ATTACKS
+from udc_defense.attacks.objectives import OBJECTIVE_WORDS
 from udc_defense.evaluation.case import KEYS, KEYS_WITHOUT_TRUTH
 from udc_defense.images import read_image
+from udc_defense.threats import KINDS
 
 QUICK = ["--steps", "2", "--draws", "1", "--noise-level", "3"]
 
@@ -35,6 +38,35 @@ def sentence(text: str) -> str:
     return line
 
 
+def test_the_list_shows_every_attack_objective_and_threat(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as left:
+        cli.main(["attack", "--list"])
+    assert left.value.code == 0
+    printed = capsys.readouterr().out
+    for name in (*ATTACKS.names(), *OBJECTIVE_WORDS, *KINDS):
+        assert f"  {name}" in printed
+    assert "--option basis=pixel (pixel or dct):" in printed
+
+
+@pytest.mark.parametrize("name", ATTACKS.names())
+def test_every_attack_runs_from_the_command_line(name: str, photo: Path, tmp_path: Path) -> None:
+    takes = ATTACKS.get(name).defaults
+    few = (["--steps", "2"] if "steps" in takes else []) + (["--objective", "l1"] if "objective" in takes else [])
+    own = {"cw": ["--option", "searches=1", "--option", "psnr=20"], "simba": ["--option", "basis=dct"]}.get(name, [])
+    options = ["--attack", name, *few, *own, "--purifier", "none", "--out", str(tmp_path / "out")]
+    assert cli.main(["attack", str(photo), *options]) == 0
+    assert (tmp_path / "out" / "photo.png").is_file()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_threat_runs_from_the_command_line(kind: str, photo: Path, tmp_path: Path) -> None:
+    options = ["--threat", kind, "--draws", "1", "--steps", "1", "--resubmit", "2", "--out", str(tmp_path / "out")]
+    assert cli.main(["run", str(photo), *options]) == 0
+    report = json.loads((tmp_path / "out" / "report.json").read_text())
+    assert report["settings"]["threat"] == kind
+    assert report["images"][0]["resubmission"]["defended_attacked"]["n"] == 2
+
+
 def test_run_writes_every_stage_and_the_report(photo: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     assert cli.main(["run", str(photo), *QUICK, "--out", str(out)]) == 0
@@ -42,7 +74,7 @@ def test_run_writes_every_stage_and_the_report(photo: Path, tmp_path: Path) -> N
     assert set(report) == {"settings", "versions", "checkpoints", "images"}
     assert all(len(value) == 64 for value in report["checkpoints"].values())
     (image,) = report["images"]
-    assert set(image) == {"image", "seed", "psnr", "ssim", "recovered", "seconds", "nfe"}
+    assert set(image) == {"image", "seed", "psnr", "ssim", "recovered", "seconds", "nfe", "search", "resubmission"}
     assert list(image["psnr"]) == list(image["ssim"]) == list(KEYS)
     assert None not in image["psnr"].values() and image["nfe"] == 1
     captured, attacked = (read_image(out / "photo" / f"{stage}.png") for stage in ("captured", "attacked_input"))
@@ -108,7 +140,15 @@ def test_single_stages(stage: str, photo: Path, tmp_path: Path) -> None:
         ["--panel", "nokia"],
         ["--attack", "magic"],
         ["--objective", "beauty"],
+        ["--objective", "feature:nowhere"],
+        ["--objective", "masked:0,0,999,999"],
         ["--threat", "none"],
+        ["--option", "restarts"],
+        ["--option", "restarts=few"],
+        ["--option", "bogus=1"],
+        ["--attack", "fgsm", "--steps", "3"],
+        ["--surrogate-steps", "0"],
+        ["--resubmit", "-1"],
         ["--noise-level", "400"],
         ["--purifier", "soap"],
         ["--draws", "0"],

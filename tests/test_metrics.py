@@ -1,16 +1,19 @@
-"""PSNR and SSIM against scikit-image."""
+"""PSNR and SSIM against scikit-image, MS-SSIM against scipy."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import numpy as np
 import pytest
 import torch
+from scipy.ndimage import gaussian_filter
+from skimage.measure import block_reduce
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 from torch import Tensor
 
-from udc_defense.metrics import METRICS, psnr, ssim
+from udc_defense.metrics import METRICS, ms_ssim, psnr, ssim, unclamped_ms_ssim, unclamped_ssim
 
 
 def pair(*shape: int, spread: float = 0.1, seed: int = 0) -> tuple[Tensor, Tensor]:
@@ -77,6 +80,7 @@ def test_equal_images() -> None:
     image, _ = pair(2, 3, 16, 16)
     assert psnr(image, image).tolist() == [math.inf] * 2
     assert ssim(image, image).tolist() == pytest.approx([1.0, 1.0], abs=1e-6)
+    assert ms_ssim(image, image).tolist() == pytest.approx([1.0, 1.0], abs=1e-6)
 
 
 def test_values_outside_the_range_count_as_a_file_would_hold_them() -> None:
@@ -100,3 +104,76 @@ def test_gradient_is_the_finite_difference(name: str) -> None:
     image, reference = (part.double() for part in pair(1, 3, 13, 12))
     image = image.clamp(0.05, 0.95).requires_grad_(True)
     assert torch.autograd.gradcheck(lambda x: METRICS[name](x, reference), (image,), fast_mode=True)
+
+
+def msssim_by_scipy(x: np.ndarray, y: np.ndarray, weights: list[float]) -> float:
+    """Wang et al. 2003 for one channel, as its authors' program does it."""
+    scores = []
+    for _ in weights:
+        bell = {"sigma": 1.5, "radius": 5}
+        ux, uy = gaussian_filter(x, **bell), gaussian_filter(y, **bell)
+        vx, vy = gaussian_filter(x * x, **bell) - ux**2, gaussian_filter(y * y, **bell) - uy**2
+        contrast = (2 * (gaussian_filter(x * y, **bell) - ux * uy) + 0.03**2) / (vx + vy + 0.03**2)
+        luminance = (2 * ux * uy + 0.01**2) / (ux**2 + uy**2 + 0.01**2)
+        inner = (slice(5, -5), slice(5, -5))
+        scores.append((contrast[inner].mean(), (luminance * contrast)[inner].mean()))
+        x, y = (block_reduce(z[: len(z) // 2 * 2, : z.shape[1] // 2 * 2], (2, 2), np.mean) for z in (x, y))
+    factors = [contrast for contrast, _ in scores[:-1]] + [scores[-1][1]]
+    return float(np.prod(np.maximum(factors, 0) ** np.array(weights)))
+
+
+FIVE = [0.0448, 0.2856, 0.3001, 0.2363, 0.1333]
+
+
+@pytest.mark.parametrize(
+    ("size", "scales"), [((176, 183), 5), ((175, 300), 4), ((88, 90), 4), ((47, 44), 3), ((22, 25), 2), ((21, 40), 1)]
+)
+@pytest.mark.parametrize("spread", [0.003, 0.05, 0.4])
+def test_ms_ssim_equals_scipy(size: tuple[int, int], scales: int, spread: float) -> None:
+    image, reference = (part.double() for part in pair(2, 3, *size, spread=spread))
+    weights = [weight / sum(FIVE[:scales]) for weight in FIVE[:scales]]
+    expected = [
+        np.mean([msssim_by_scipy(a, b, weights) for a, b in zip(x, y, strict=True)])
+        for x, y in zip(image.numpy(), reference.numpy(), strict=True)
+    ]
+    assert ms_ssim(image, reference).tolist() == pytest.approx(expected, abs=1e-9)
+
+
+@pytest.mark.parametrize("spread", [0.003, 0.05, 0.4])
+def test_ms_ssim_is_close_to_torchmetrics(spread: float) -> None:
+    """Which pads the coarsest scale and takes the mean over channels before the product."""
+    image_metrics = pytest.importorskip("torchmetrics.functional.image")
+    image, reference = pair(2, 3, 256, 256, spread=spread)
+    expected = image_metrics.multiscale_structural_similarity_index_measure(
+        image, reference, data_range=1.0, reduction="none"
+    )
+    assert ms_ssim(image, reference).tolist() == pytest.approx(expected.tolist(), abs=2e-3)
+
+
+@pytest.mark.parametrize("side", [5, 11, 21])
+def test_ms_ssim_of_one_scale_is_ssim(side: int) -> None:
+    image, reference = pair(2, 1, side, side)
+    assert ms_ssim(image, reference).tolist() == pytest.approx(ssim(image, reference).tolist(), abs=1e-6)
+
+
+def test_ms_ssim_of_what_does_not_correlate_is_zero_and_has_a_gradient_that_is_a_number() -> None:
+    image, _ = (part.double() for part in pair(1, 3, 48, 48, spread=0))
+    negative = (1 - image).requires_grad_(True)
+    value = ms_ssim(negative, image)
+    (gradient,) = torch.autograd.grad(value.sum(), negative)
+    assert value.item() == 0 and gradient.isfinite().all()
+
+
+def test_gradient_of_ms_ssim_over_scales_is_the_finite_difference() -> None:
+    image, reference = (part.double() for part in pair(1, 3, 46, 44))
+    image = image.clamp(0.05, 0.95).requires_grad_(True)
+    assert torch.autograd.gradcheck(lambda x: ms_ssim(x, reference), (image,), fast_mode=True)
+
+
+@pytest.mark.parametrize("metric", [unclamped_ssim, unclamped_ms_ssim])
+def test_unclamped_forms_keep_their_gradient_outside_the_range(metric: Callable[[Tensor, Tensor], Tensor]) -> None:
+    image, reference = (part.double() for part in pair(1, 3, 24, 24))
+    wild = (image * 3 + 1.5).requires_grad_(True)
+    (gradient,) = torch.autograd.grad(metric(wild, reference).sum(), wild)
+    assert (gradient != 0).all()
+    assert torch.autograd.gradcheck(lambda x: metric(x, reference), (wild,), fast_mode=True)

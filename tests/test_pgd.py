@@ -12,7 +12,6 @@ from toy_models import Counting, Gain, Linear, Scripted, anywhere, conv, inside,
 
 from udc_defense import attacks
 from udc_defense.attacks import ATTACKS, AttackResult
-from udc_defense.attacks.objectives import OBJECTIVES
 from udc_defense.errors import SettingError
 from udc_defense.noise import seeded
 
@@ -231,12 +230,3 @@ def test_a_long_list_of_radii_still_makes_one_sentence() -> None:
 def test_unknown_attack_names_the_known_ones() -> None:
     with pytest.raises(SettingError, match=r"^attack 'gradient' is not one of .*pgd.*\.$"):
         ATTACKS.get("gradient")
-
-
-@pytest.mark.parametrize("name", OBJECTIVES)
-def test_objectives_are_per_sample_and_vanish_on_equal_images(name: str) -> None:
-    a, b = inside(2, 3, 4, 4), inside(2, 3, 4, 4, seed=1)
-    values = OBJECTIVES[name](a, b)
-    assert values.shape == (2,) and (values > 0).all()
-    assert OBJECTIVES[name](a[:1], b[:1]).item() == pytest.approx(values[0].item())
-    assert OBJECTIVES[name](a, a).tolist() == [0.0, 0.0]

@@ -213,8 +213,14 @@ BAD_SETTINGS: dict[str, dict[str, Any]] = {
     "eps -1": {"eps": -1},
     "eps nan": {"eps": math.nan},
     "0 attack steps": {"steps": 0},
-    "1001 attack steps": {"steps": 1001},
+    "100001 attack steps": {"steps": 100_001},
     "0 draws": {"draws": 0},
+    "0 surrogate steps": {"surrogate_steps": 0},
+    "-1 resubmissions": {"resubmit": -1},
+    "fgsm takes no steps": {"attack": "fgsm", "steps": 3},
+    "cw takes no eps": {"attack": "cw", "eps": 4},
+    "square takes no norm": {"attack": "square", "norm": "l2"},
+    "no option 'restart'": {"options": {"restart": 2}},
 }
 
 
@@ -228,7 +234,7 @@ def test_settings_out_of_range(words: str) -> None:
 
 @pytest.fixture
 def jobs(nets: Path, tmp_path: Path) -> list[Job]:
-    """Two views of a drawn panorama, two cells each: an oblivious one at two levels, an exact one."""
+    """Two views of a drawn panorama, two cells each: an oblivious one that two purifiers face, an exact one."""
     pixels = np.random.default_rng(0).gamma(0.5, 1.0, (32, 64, 3)).astype(np.float32)
     assert cv2.imwrite(str(tmp_path / "street.hdr"), pixels)
     (tmp_path / "crops.csv").write_text(
@@ -239,11 +245,12 @@ def jobs(nets: Path, tmp_path: Path) -> list[Job]:
     settings = replace(SETTINGS, steps=1)
     cells = (
         Cell(settings, purifications, size=32),
-        Cell(replace(settings, threat="exact"), purifications[:1], size=32),
+        Cell(replace(settings, threat="exact", resubmit=3), purifications[:1], size=32),
     )
     return [
-        Job(crop, str(tmp_path), cells, restorer=str(nets / "restorer"), purifier=str(nets / "purifier"))
+        Job(crop, str(tmp_path), cell, restorer=str(nets / "restorer"), purifier=str(nets / "purifier"))
         for crop in read_crops(tmp_path / "crops.csv")
+        for cell in cells
     ]
 
 
@@ -254,7 +261,7 @@ def threads(workers: int, **_: object) -> ThreadPoolExecutor:
 
 class TestRows:
     def test_one_row_per_cell_and_purification(self, jobs: list[Job]) -> None:
-        rows = rows_of(jobs[0])
+        rows = [*rows_of(jobs[0]), *rows_of(jobs[1])]
         assert [(row["threat"], row["purifier"]["sampler"], row["nfe"]) for row in rows] == [
             ("oblivious", "one_step", 1),
             ("oblivious", "ddim", 4),
@@ -272,17 +279,43 @@ class TestRows:
         """First in a worker process, then, to save the time that another takes to start, in a thread."""
         partial = tmp_path / "out" / "rows.jsonl"
         steps = run_jobs(jobs, partial, workers=1)
-        assert [next(steps), next(steps)] == [(0, 2), (1, 2)]
+        assert [next(steps), next(steps)] == [(0, 4), (1, 4)]
         steps.close()  # type: ignore[attr-defined]
         saved = partial.read_bytes()
         assert len(saved.splitlines()) == 1
         partial.write_bytes(saved + b'[{"split": "val", "image": "street.hdr@90')  # and a kill in the next write
         monkeypatch.setattr(runner, "ProcessPoolExecutor", threads)
-        assert list(run_jobs(jobs, partial, workers=1)) == [(1, 2), (2, 2)]
+        assert list(run_jobs(jobs, partial, workers=1)) == [(1, 4), (2, 4), (3, 4), (4, 4)]
         assert partial.read_bytes().startswith(saved)
-        assert list(run_jobs(jobs, partial, workers=1)) == [(2, 2)]
+        assert list(run_jobs(jobs, partial, workers=1)) == [(4, 4)]
         expected = [row for job in jobs for row in rows_of(job)]
         assert [without_times(row) for row in read_rows(partial)] == [without_times(row) for row in expected]
+
+    def test_known_rows_are_not_measured_again(self, jobs: list[Job], tmp_path: Path) -> None:
+        """Rows of an older file, too, that do not name what had only one value then."""
+        known = [row for job in jobs for row in rows_of(job)]
+        for row in known:
+            if row["threat"] == "oblivious":
+                del row["options"], row["resubmit"], row["surrogate_steps"]
+        assert list(run_jobs(jobs, tmp_path / "rows.jsonl", workers=1, known=known)) == [(4, 4)]
+
+    def test_asking_again_gives_a_spread_and_the_worst(self, jobs: list[Job]) -> None:
+        (row,) = rows_of(jobs[1])
+        for key in ("defended_clean", "defended_attacked"):
+            found = row["resubmission"][key]
+            assert found["n"] == 3 and found["worst"] < found["mean"] and found["std"] > 0
+        assert rows_of(jobs[0])[0]["resubmission"] is None
+
+    def test_a_universal_perturbation_is_one_for_all_and_fitted_on_its_own_captures(self, jobs: list[Job]) -> None:
+        crops = tuple({job.crop.name: job.crop for job in jobs}.values())
+        settings = Settings(panel="toled", attack="universal", eps=4, steps=2, seed=1)
+        cell = Cell(settings, jobs[0].cell.purifications[:1], size=32, fitted_on=crops[:1])
+        delta = runner._fitted(cell, jobs[0].scenes, jobs[0].restorer)
+        assert delta.shape == (1, 3, 32, 32) and 0 < delta.abs().max() <= 4 / 255 + 1e-6
+        rows = [row for crop in crops for row in rows_of(replace(jobs[0], crop=crop, cell=cell))]
+        assert all(row["psnr"]["attacked_input"] is not None for row in rows)
+        other = runner._fitted(replace(cell, fitted_on=crops[1:]), jobs[0].scenes, jobs[0].restorer)
+        assert not torch.equal(delta, other)
 
     def test_what_fails_in_a_worker_fails_here(
         self, jobs: list[Job], tmp_path: Path, monkeypatch: pytest.MonkeyPatch

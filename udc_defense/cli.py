@@ -36,6 +36,7 @@ STAGE_WORDS = {
     "attack": "attacking",
     "control": "restoring under random noise",
     "purify": "purifying",
+    "resubmit": "asking again",
 }
 
 
@@ -228,33 +229,48 @@ def _train(options: argparse.Namespace) -> int:
 
 
 def _results(options: argparse.Namespace) -> int:
-    """The protocol of results/spine.json; interrupted runs go on where they stopped."""
+    """The protocols of results/*.json; interrupted runs go on where they stopped, and no row is measured twice."""
     import torch
     from tqdm import tqdm
 
-    from udc_defense.evaluation import spine
+    from udc_defense.evaluation import attack_suite, spine
     from udc_defense.evaluation.runner import Results, checkpoint_sums, read_rows, run_jobs, versions, write_results
     from udc_defense.training.loop import hardware
 
     sums = checkpoint_sums("default", "default")
-    # Rows of other weights must never be mixed in: the partial file carries the weights in its name.
-    partial = options.out / f"spine-{'-'.join(value[:8] for value in sums.values())}.partial.jsonl"
-    jobs = list(spine.jobs(options.scenes, options.crops, options.split, options.seed))
-    with tqdm(total=len(jobs), unit="image", disable=None) as bar:
-        for done, _ in run_jobs(jobs, partial, options.workers):
-            bar.update(done - bar.n)
-    results = Results(
-        command="make results SCENES=DIR CROPS=DIR/crops.csv",
-        seed=options.seed,
-        protocol=spine.describe(),
-        versions=versions(),
-        hardware=f"{hardware(torch.device('cpu'))}, {options.workers} processes of 1 thread",
-        checkpoints=sums,
-        rows=read_rows(partial),
-    )
-    write_results(options.out / "spine.json", results)
-    print(spine.table(results, "val"))
+    protocols = {"spine": spine, "attacks": attack_suite}
+    for name in options.protocol or protocols:
+        jobs = list(protocols[name].jobs(options.scenes, options.crops, options.split, options.seed))
+        # Rows of other weights must never be mixed in: the partial file carries the weights in its name.
+        partial = options.out / f"{name}-{'-'.join(value[:8] for value in sums.values())}.partial.jsonl"
+        target = options.out / f"{name}.json"
+        known = _known_rows(target, sums, options.seed)
+        with tqdm(total=len(jobs), unit="job", desc=name, disable=None) as bar:
+            for done, _ in run_jobs(jobs, partial, options.workers, known):
+                bar.update(done - bar.n)
+        results = Results(
+            command="make results SCENES=DIR CROPS=DIR/crops.csv",
+            seed=options.seed,
+            protocol=protocols[name].describe(),
+            versions=versions(),
+            hardware=f"{hardware(torch.device('cpu'))}, {options.workers} processes of 1 thread",
+            checkpoints=sums,
+            rows=[*known, *read_rows(partial)],
+        )
+        write_results(target, results)
+        partial.unlink(missing_ok=True)
+        print(target)
     return 0
+
+
+def _known_rows(path: Path, sums: dict[str, str], seed: int) -> list[dict[str, Any]]:
+    """Rows of a results file that the same weights and seed have made."""
+    from udc_defense.evaluation.runner import read_results
+
+    if not path.is_file():
+        return []
+    found = read_results(path)
+    return found.rows if (found.checkpoints, found.seed) == (sums, seed) else []
 
 
 def _denoising(options: argparse.Namespace) -> int:
@@ -325,6 +341,9 @@ def _settings(options: argparse.Namespace) -> Settings:
         threat=options.threat,
         draws=options.attack_draws,
         seed=options.seed,
+        options=dict(_name_and_value(text) for text in options.option),
+        surrogate_steps=options.surrogate_steps,
+        resubmit=getattr(options, "resubmit", 0),
     )
 
 
@@ -420,6 +439,9 @@ def _parser() -> argparse.ArgumentParser:
     _add_pairs(run)
     _add_panel(run)
     _add_attack(run)
+    run.add_argument(
+        "--resubmit", type=int, default=0, metavar="N", help="ask the defended restorer N times more with fresh noise"
+    )
     _add_purifier(run)
     _add_common(run)
 
@@ -427,6 +449,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_panel(simulate)
     _add_common(simulate)
     attack = _one_stage_command(commands, "attack", _attack, "captures to attacked captures")
+    attack.add_argument("--list", action=_List, nargs=0, help="attacks with their options, objectives and threats")
     _add_attack(attack)
     _add_purifier(attack)
     _add_common(attack)
@@ -452,7 +475,7 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument("--seed", type=int, default=0)
 
     for name, function, words in (
-        ("results", _results, "measure the embedded networks on a crop list: results/spine.json"),
+        ("results", _results, "measure the embedded networks on a crop list: results/*.json"),
         ("denoising", _denoising, "measure the embedded purifier as a denoiser: results/denoising.json"),
     ):
         results = _command(commands, name, function, words)
@@ -461,6 +484,10 @@ def _parser() -> argparse.ArgumentParser:
         )
         results.add_argument("--crops", type=Path, required=True, metavar="FILE")
         results.add_argument("--split", choices=("val", "heldout"), help="one split only")
+        if name == "results":
+            results.add_argument(
+                "--protocol", action="append", choices=("spine", "attacks"), help="one only; repeat for more"
+            )
         results.add_argument("--workers", type=int, default=2, help="processes of one thread each")
         results.add_argument("--seed", type=int, default=0)
         results.add_argument("--out", type=Path, default=Path("results"), metavar="DIR")
@@ -510,13 +537,55 @@ def _add_pairs(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_attack(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--attack", default="pgd", metavar="NAME", help="pgd or none")
-    parser.add_argument("--eps", type=float, default=4.0, help="radius in units of 1/255 (default 4)")
-    parser.add_argument("--steps", type=int, default=20, help="attack steps (default 20)")
-    parser.add_argument("--norm", choices=("linf", "l2"), default="linf")
-    parser.add_argument("--objective", default="mse", metavar="NAME", help="mse or l1")
-    parser.add_argument("--threat", default="oblivious", metavar="KIND", help="oblivious, or exact: knows the defence")
-    parser.add_argument("--attack-draws", type=int, default=1, help="noise draws per gradient under --threat exact")
+    parser.add_argument("--attack", default="pgd", metavar="NAME", help="see udc-defense attack --list; or none")
+    parser.add_argument(
+        "--option",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="of the attack's own options; repeat for more",
+    )
+    parser.add_argument("--eps", type=float, help="radius in units of 1/255 (default 4)")
+    parser.add_argument("--steps", type=int, help="attack steps (default: the attack's own, 20 of pgd)")
+    parser.add_argument("--norm", choices=("linf", "l2"), help="of the radius (default: linf)")
+    parser.add_argument("--objective", metavar="NAME", help="what is made worse, see attack --list (default mse)")
+    parser.add_argument(
+        "--threat", default="oblivious", metavar="KIND", help="oblivious, bpda, surrogate or exact: see attack --list"
+    )
+    parser.add_argument("--surrogate-steps", type=int, default=2, help="evaluations per draw under --threat surrogate")
+    parser.add_argument("--attack-draws", type=int, default=1, help="noise draws averaged per loss and gradient")
+
+
+class _List(argparse.Action):
+    """Like --help: prints and leaves, whatever else is or is not given."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> None:
+        from udc_defense.attacks import ATTACKS
+        from udc_defense.attacks.objectives import OBJECTIVE_WORDS
+        from udc_defense.threats import WORDS
+
+        print("Attacks (--attack NAME, --option NAME=VALUE):")
+        for name in ATTACKS.names():
+            attack = ATTACKS.get(name)
+            takes = [flag for flag in ("eps", "steps", "norm", "objective") if flag in attack.defaults]
+            sees = "gradients" if attack.white_box else "outputs only"
+            print(f"  {name} (sees {sees}; takes {', '.join(takes) or 'none of the shared flags'})")
+            print(f"      {attack.summary}")
+            for option in attack.options:
+                choices = f" ({' or '.join(option.choices)})" if option.choices else ""
+                print(f"      --option {option.name}={option.default}{choices}: {option.words}")
+        for title, words in (("Objectives (--objective)", OBJECTIVE_WORDS), ("Threats (--threat)", WORDS)):
+            print(f"{title}:")
+            for name, meaning in words.items():
+                print(f"  {name}: {meaning}")
+        parser.exit()
+
+
+def _name_and_value(text: str) -> tuple[str, str]:
+    name, equals, value = text.partition("=")
+    if not equals:
+        raise SettingError(f"--option {text!r} is not of the form NAME=VALUE.")
+    return name, value
 
 
 def _add_purifier(parser: argparse.ArgumentParser) -> None:

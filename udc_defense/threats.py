@@ -1,42 +1,95 @@
-"""What an attacker sees of a defence, as a module that any attack can be pointed at."""
+"""What an attacker sees of a defence, as a module that any attack can be pointed at.
+
+A white-box attack differentiates it; a black-box one queries it: under `oblivious` the restorer, else the defence.
+"""
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal, get_args
 
+import torch
 from torch import Tensor, nn
 
 from udc_defense.defense import Defense
 from udc_defense.errors import SettingError
-from udc_defense.noise import Generators
+from udc_defense.noise import seeded
+from udc_defense.purifiers.diffusion import DiffusionPurifier
 
-Kind = Literal["oblivious", "exact"]
-KINDS: tuple[Kind, ...] = ("oblivious", "exact")
+Kind = Literal["oblivious", "bpda", "surrogate", "exact"]
+KINDS: tuple[Kind, ...] = get_args(Kind)
+WORDS: dict[Kind, str] = {
+    "oblivious": "does not know the defence: sees the restorer alone",
+    "bpda": "runs the defence, and takes the purifier for the identity when it differentiates (arXiv 1802.00420)",
+    "surrogate": "differentiates a purifier of fewer steps (arXiv 2308.09678)",
+    "exact": "differentiates the whole defence",
+}
 
 
-def threat(defense: Defense, kind: Kind, generator: Generators = None) -> nn.Module:
-    """The module that the attacker differentiates.
+def threat(
+    defense: Defense,
+    kind: Kind,
+    generator: torch.Generator | None = None,
+    *,
+    frozen: bool = False,
+    surrogate_steps: int = 2,
+) -> nn.Module:
+    """The module that the attacker has.
 
     Args:
         defense: under attack.
-        kind: `oblivious`, the restorer alone, as if nothing were in front of it; `exact`, the gradient through
-            purifier and restorer.
-        generator: of the purifier's noise, fresh at every call.
+        kind: one of `KINDS`; `WORDS` says what each knows.
+        generator: of the purifier's noise.
+        frozen: the noise is the same at every call, as if the defence had lost its randomness; otherwise fresh.
+        surrogate_steps: most network evaluations per draw of the surrogate.
 
     Raises:
-        SettingError: the kind is unknown.
+        SettingError: the kind is unknown, or the purifier has no surrogate of fewer steps.
     """
-    if kind == "oblivious":
+    if kind not in KINDS:
+        raise SettingError(f"threat {kind!r} is not one of {', '.join(KINDS)}.")
+    purifier = defense.purifier
+    if kind == "oblivious" or purifier is None:
         return defense.restorer
-    if kind == "exact":
-        return _Exact(defense, generator)
-    raise SettingError(f"threat {kind!r} is not one of {', '.join(KINDS)}.")
+    if kind == "bpda":
+        purifier = _StraightThrough(purifier)
+    if kind == "surrogate":
+        if not isinstance(purifier, DiffusionPurifier):
+            raise SettingError("the surrogate threat needs a diffusion purifier, whose steps can be fewer.")
+        purifier = purifier.of_fewer_steps(surrogate_steps)
+    return _Seen(Defense(defense.restorer, purifier), generator, frozen)
 
 
-class _Exact(nn.Module):
-    def __init__(self, defense: Defense, generator: Generators) -> None:
+class _Seen(nn.Module):
+    """A defence whose noise comes from a generator of its own, fresh or frozen."""
+
+    def __init__(self, defense: Defense, generator: torch.Generator | None, frozen: bool) -> None:
         super().__init__()
         self.defense, self.generator = defense, generator
+        self.frozen = int(torch.randint(2**62, (), generator=generator)) if frozen else None
 
     def forward(self, image: Tensor) -> Tensor:
-        return self.defense(image, generator=self.generator)
+        generator = self.generator if self.frozen is None else seeded(self.frozen)
+        return self.defense(image, generator=generator)
+
+
+class _StraightThrough(nn.Module):
+    """The purifier forwards, the identity backwards."""
+
+    def __init__(self, purifier: nn.Module) -> None:
+        super().__init__()
+        self.purifier = purifier
+
+    def forward(self, image: Tensor, **options: Any) -> Tensor:
+        with torch.no_grad():
+            purified = self.purifier(image, **options)
+        return _Replace.apply(image, purified)
+
+
+class _Replace(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, image: Tensor, purified: Tensor) -> Tensor:
+        return purified.clone()
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        return gradients[0], None

@@ -10,13 +10,15 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal, TypeVar
+from statistics import fmean, pstdev
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
-from udc_defense.attacks import ATTACKS
-from udc_defense.attacks.objectives import OBJECTIVES
+from udc_defense.attacks import ATTACKS, AttackResult
+from udc_defense.attacks.ball import Norm
+from udc_defense.attacks.objectives import check_objective, parse_objective
 from udc_defense.defense import Defense
 from udc_defense.errors import SettingError
 from udc_defense.images import quantize, quantize_towards
@@ -41,37 +43,64 @@ KEYS = (
 )
 # What is compared with the restorer's own output where there is no ground truth.
 KEYS_WITHOUT_TRUTH = KEYS[3:]
-MAX_STEPS = 1000
+MAX_STEPS = 100_000
+DEFAULT_EPS = 4.0
+HIGHEST_PSNR = 100.0  # stands for equal images in averages
 
 
 @dataclass(frozen=True)
 class Settings:
-    """What is done to a photo. `eps` is in units of 1/255; the L2 radius is a root mean square per value."""
+    """What is done to a photo. `eps` is in units of 1/255; the L2 radius is a root mean square per value.
+
+    What is None takes the attack's own default, and stays None where the attack has no such thing: `fgsm` has no steps,
+    `cw` no radius. `options` are the attack's own. `resubmit` is how often the defended restorer is asked again, with
+    fresh noise, about the attacked and the clean capture.
+    """
 
     panel: str = "axon20"
     attack: str = "pgd"
-    objective: str = "mse"
-    norm: Literal["linf", "l2"] = "linf"
-    eps: float = 4.0
-    steps: int = 20
+    objective: str | None = None
+    norm: Norm | None = None
+    eps: float | None = None
+    steps: int | None = None
     threat: Kind = "oblivious"
     draws: int = 1
     seed: int = 0
+    options: dict[str, Any] = field(default_factory=dict, hash=False)
+    surrogate_steps: int = 2
+    resubmit: int = 0
 
     def __post_init__(self) -> None:
         get_panel(self.panel)
         if self.attack != "none":
-            ATTACKS.get(self.attack)
-        if self.objective not in OBJECTIVES:
-            raise SettingError(f"objective {self.objective!r} is not one of {', '.join(OBJECTIVES)}.")
+            self._complete()
+        if self.objective is not None:
+            check_objective(self.objective)
         if self.threat not in KINDS:
             raise SettingError(f"threat {self.threat!r} is not one of {', '.join(KINDS)}.")
-        if not 0 <= self.eps <= 255:
+        if self.eps is not None and not 0 <= self.eps <= 255:
             raise SettingError(f"eps {self.eps:g} is not in 0…255 (units of 1/255).")
-        if not 1 <= self.steps <= MAX_STEPS:
-            raise SettingError(f"{self.steps} attack steps are not in 1…{MAX_STEPS}.")
-        if not 1 <= self.draws <= 64:
-            raise SettingError(f"{self.draws} draws per gradient are not in 1…64.")
+        for value, highest, words in (
+            (self.steps, MAX_STEPS, "attack steps"),
+            (self.draws, 64, "draws per gradient"),
+            (self.surrogate_steps, 100, "surrogate steps"),
+        ):
+            if value is not None and not 1 <= value <= highest:
+                raise SettingError(f"{value} {words} are not in 1…{highest}.")
+        if not 0 <= self.resubmit <= 1000:
+            raise SettingError(f"{self.resubmit} resubmissions are not in 0…1000.")
+
+    def _complete(self) -> None:
+        """Fill in the attack's defaults; refuse what it does not take."""
+        attack = ATTACKS.get(self.attack)
+        defaults = {"eps": DEFAULT_EPS, "steps": None, "norm": None, "objective": "mse"}
+        for name, default in defaults.items():
+            if name in attack.defaults:
+                if getattr(self, name) is None:
+                    object.__setattr__(self, name, attack.defaults[name] if default is None else default)
+            elif getattr(self, name) is not None:
+                raise SettingError(f"attack {self.attack} takes no {name}, but {getattr(self, name)!r} was given.")
+        object.__setattr__(self, "options", attack.parse_options(self.options))
 
 
 @dataclass
@@ -83,6 +112,8 @@ class Result:
             noise_restored, purified, defended_clean, defended_attacked.
         seconds: wall time per stage.
         reference: what damage is measured against.
+        search: what the attack found out.
+        resubmitted: PSNR of the defended restorer under fresh noise, once per resubmission, by key.
     """
 
     name: str
@@ -93,6 +124,8 @@ class Result:
     images: dict[str, Tensor] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
     reference: Tensor | None = None
+    search: AttackResult | None = None
+    resubmitted: dict[str, list[float]] = field(default_factory=dict)
 
     def scores(self, metric: str) -> dict[str, float | None]:
         """One value per key; null where the stage was not run or has no reference."""
@@ -128,7 +161,32 @@ class Result:
             "recovered": self.recovered,
             "seconds": {stage: round(value, 3) for stage, value in self.seconds.items()},
             "nfe": self.nfe,
+            "search": self._search_facts(),
+            "resubmission": {key: _spread(values) for key, values in self.resubmitted.items()} or None,
         }
+
+    def _search_facts(self) -> dict[str, Any] | None:
+        """Evaluations of the attacked model, gradients that were zero everywhere, the best loss that the attack saw.
+
+        And the root mean square of its perturbation in 1/255, before that is rounded to the 8-bit grid.
+        """
+        found = self.search
+        if found is None:
+            return None
+        delta = found.image - self.images["captured"]
+        return {
+            "forwards": found.forwards if found.queries is None else int(found.queries.max()),
+            "backwards": found.backwards,
+            "zero_gradients": found.zero_gradients,
+            "best_loss": round(float(found.losses.max()), 6),
+            "delta_rms": round(255 * float(delta.square().mean().sqrt()), 4),
+        }
+
+
+def _spread(values: list[float]) -> dict[str, float]:
+    """Of PSNRs: the attacker who may resubmit takes the worst."""
+    found = {"mean": fmean(values), "std": pstdev(values), "worst": min(values)}
+    return {key: round(value, 4) for key, value in found.items()} | {"n": len(values)}
 
 
 @dataclass(frozen=True)
@@ -141,9 +199,9 @@ class Step:
     result: Result
 
 
-def row_seed(seed: int, image: str, attack: str, eps: float, threat: str, draw: int) -> int:
+def row_seed(seed: int, image: str, attack: str, eps: float | None, threat: str, draw: int) -> int:
     """The seed of one row: a hash of what makes it unique, so that no row depends on the order of rows."""
-    text = repr((seed, image, attack, float(eps), threat, draw))
+    text = repr((seed, image, attack, float(eps or 0), threat, draw))
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:7], "big")
 
 
@@ -195,32 +253,45 @@ def run(
     yield from attack(defense, settings, result)
     yield from control(defense, result)
     yield from defend(defense, result)
+    yield from resubmit(defense, result, settings.resubmit)
 
 
 def attack(defense: Defense, settings: Settings, result: Result) -> Iterator[Step]:
     """Attack the capture of `result` and restore what comes out, undefended."""
     if settings.attack == "none":
         return
-    model = threat(defense, settings.threat, seeded(result.seed + 1))
     assert result.reference is not None
+    chosen = ATTACKS.get(settings.attack)
+    model = threat(defense, settings.threat, seeded(result.seed + 1), surrogate_steps=settings.surrogate_steps)
     with _timed(result, "attack"):
-        steps = ATTACKS.get(settings.attack).iterate(
-            model,
-            result.images["captured"],
-            result.reference,
-            eps=settings.eps / 255,
-            steps=settings.steps,
-            objective=OBJECTIVES[settings.objective],
-            norm=settings.norm,
-            draws=settings.draws,
-            generator=seeded(result.seed),
-        )
-        for state in steps:
+        arguments = _arguments(defense, settings, result)
+        for state in chosen.iterate(model, result.images["captured"], result.reference, **arguments):
             yield Step("attack", state.step, state.steps, result)
-        result.images["attacked_input"] = quantize_towards(state.image, result.images["captured"])
-        with torch.no_grad():
-            result.images["attacked_restored"] = defense.restorer(result.images["attacked_input"])
-    yield Step("attack", settings.steps, settings.steps, result)
+        result.search = state
+        place(defense, result, state.image)
+    yield Step("attack", state.steps, state.steps, result)
+
+
+def place(defense: Defense, result: Result, attacked: Tensor) -> None:
+    """Make an adversarial image the attacked capture, on the 8-bit grid, and restore it without a defence."""
+    result.images["attacked_input"] = quantize_towards(attacked, result.images["captured"])
+    with torch.no_grad():
+        result.images["attacked_restored"] = defense.restorer(result.images["attacked_input"])
+
+
+def _arguments(defense: Defense, settings: Settings, result: Result) -> dict[str, Any]:
+    """Of the attack's signature: what it shares with others, as far as it takes it, and its own options."""
+    attack = ATTACKS.get(settings.attack)
+    shared: dict[str, Any] = {
+        "eps": None if settings.eps is None else settings.eps / 255,
+        "steps": settings.steps,
+        "norm": settings.norm,
+        "draws": settings.draws,
+        "generator": seeded(result.seed),
+    }
+    if settings.objective is not None:
+        shared["objective"] = parse_objective(settings.objective, defense.restorer, result.images["captured"])
+    return {name: value for name, value in shared.items() if name in attack.defaults} | settings.options
 
 
 def control(defense: Defense, result: Result) -> Iterator[Step]:
@@ -263,6 +334,22 @@ def defend(defense: Defense, result: Result) -> Iterator[Step]:
         yield Step("purify", result.nfe, result.nfe, result)
 
 
+def resubmit(defense: Defense, result: Result, times: int) -> Iterator[Step]:
+    """Ask the defended restorer again, with fresh noise each time; the same number for the clean capture."""
+    if defense.purifier is None or result.reference is None:
+        return
+    for source, key in (("captured", "defended_clean"), ("attacked_input", "defended_attacked")):
+        if source not in result.images:
+            continue
+        for draw in range(1, times + 1):
+            generator = seeded(row_seed(result.seed, result.name, "purify", 0, source, draw))
+            with _timed(result, "resubmit"), torch.no_grad():
+                output = defense(result.images[source], generator=generator)
+                value = float(METRICS["psnr"](output, result.reference).clamp_max(HIGHEST_PSNR))
+            result.resubmitted.setdefault(key, []).append(value)
+            yield Step("resubmit", draw, times, result)
+
+
 def finish(steps: Iterator[Step]) -> Result:
     """Drain an iterator of steps."""
     *_, last = steps
@@ -271,7 +358,7 @@ def finish(steps: Iterator[Step]) -> Result:
 
 def fork(result: Result) -> Result:
     """A copy that shares the images so far: one attack, several defences."""
-    return replace(result, images=dict(result.images), seconds=dict(result.seconds))
+    return replace(result, images=dict(result.images), seconds=dict(result.seconds), resubmitted={})
 
 
 def _without_gradients(steps: Iterator[T]) -> Iterator[T]:

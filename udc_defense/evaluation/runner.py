@@ -1,7 +1,7 @@
 """Rows of results over many images: written as they are known, never lost to a kill, never repeated.
 
-One row per image × attack × ε × threat × purifier. The rows of an image are computed together (its attack is made once)
-and appended in one write; a resumed run skips the images that are there.
+One row per image × attack × ε × threat × purifier. The purifiers that face the same attacked image are computed
+together and appended in one write; a resumed run computes what is missing.
 """
 
 from __future__ import annotations
@@ -12,24 +12,31 @@ import os
 import platform
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field, fields, replace
+from functools import lru_cache
 from importlib.metadata import PackageNotFoundError, version
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
+from udc_defense.attacks.universal import perturbation
 from udc_defense.checkpoints import checksum, load_purifier, load_restorer, resolve
 from udc_defense.defense import Defense
 from udc_defense.errors import SceneError
 from udc_defense.evaluation import case
 from udc_defense.evaluation.case import Settings
 from udc_defense.images import write_file
+from udc_defense.noise import seeded
+from udc_defense.purifiers.diffusion import DiffusionPurifier
+from udc_defense.restorers.base import Restorer
 from udc_defense.scenes import Crop
 
 VERSIONED = ("udc-defense", "torch", "diffusers", "numpy", "pillow", "opencv-python-headless")
 ADAPTIVE_SIZE = 128
+SETTINGS = tuple(field.name for field in fields(Settings))
 
 
 @dataclass(frozen=True)
@@ -45,72 +52,130 @@ class Purification:
 
 @dataclass(frozen=True)
 class Cell:
-    """One setting of attack, and the purifications that face its images. `size` crops the scene's centre."""
+    """One setting of attack, and the purifications that face its images. `size` crops the scene's centre.
+
+    An attack that makes one perturbation for many captures is fitted on those of `fitted_on`.
+    """
 
     settings: Settings
     purifications: tuple[Purification, ...]
     size: int = 256
+    fitted_on: tuple[Crop, ...] = ()
 
 
 @dataclass(frozen=True)
 class Job:
-    """All cells of one image; pickled to a worker."""
+    """One cell of one image; pickled to a worker."""
 
     crop: Crop
     scenes: str
-    cells: tuple[Cell, ...]
+    cell: Cell
     restorer: str = "default"
     purifier: str = "default"
 
+    def keys(self) -> set[str]:
+        """Of the rows it makes."""
+        return {key_of(_identity(self.crop, self.cell, purification)) for purification in self.cell.purifications}
+
 
 def rows_of(job: Job) -> list[dict[str, Any]]:
-    """The rows of one image."""
-    restorer = load_restorer(job.restorer)
-    scene = job.crop.scene(job.scenes)
-    rows = []
-    for cell in job.cells:
-        margin = (scene.shape[-1] - cell.size) // 2
-        view = scene[..., margin : margin + cell.size, margin : margin + cell.size]
-        adaptive = cell.settings.threat != "oblivious"
-        attacked = None
-        for purification in cell.purifications:
-            defense = Defense(restorer, load_purifier(job.purifier, **asdict(purification)))
-            if attacked is None or adaptive:
-                attacked = _attacked(defense, cell.settings, job.crop.name, view)
-            result = case.finish(case.defend(defense, case.fork(attacked)))
-            rows.append(_row(job.crop, cell, purification, result))
+    """The rows of one image and cell."""
+    cell, attacked, rows = job.cell, None, []
+    for purification in cell.purifications:
+        defense = Defense(_restorer(job.restorer), _purifier(job.purifier, purification))
+        if attacked is None or cell.settings.threat != "oblivious":
+            attacked = _attacked(defense, job)
+        result = case.finish(case.defend(defense, case.fork(attacked)))
+        for _ in case.resubmit(defense, result, cell.settings.resubmit):
+            pass
+        rows.append(_identity(job.crop, cell, purification) | result.report())
     return rows
 
 
-def _attacked(defense: Defense, settings: Settings, name: str, scene: torch.Tensor) -> case.Result:
+@lru_cache(maxsize=1)
+def _restorer(name: str) -> Restorer:
+    return load_restorer(name)
+
+
+@lru_cache(maxsize=32)
+def _purifier(name: str, purification: Purification) -> DiffusionPurifier:
+    return load_purifier(name, **asdict(purification))
+
+
+@lru_cache(maxsize=2)
+def _scene(crop: Crop, scenes: str, size: int) -> Tensor:
+    scene = crop.scene(scenes)
+    margin = (scene.shape[-1] - size) // 2
+    return scene[..., margin : margin + size, margin : margin + size]
+
+
+def _attacked(defense: Defense, job: Job) -> case.Result:
     """Everything before the defence; under an adaptive threat the attack is made for this very defence."""
-    steps = case.run(Defense(defense.restorer), settings, name, scene=scene)
-    if settings.threat == "oblivious":
-        return case.finish(steps)
-    result = case.finish(case.run(Defense(defense.restorer), replace(settings, attack="none"), name, scene=scene))
-    result.seed = case.row_seed(settings.seed, name, settings.attack, settings.eps, settings.threat, 0)
-    case.finish(case.attack(defense, settings, result))
-    return case.finish(case.control(defense, result))
+    cell, settings, bare = job.cell, job.cell.settings, Defense(defense.restorer)
+    result = _captured(bare, cell, job.crop, job.scenes)
+    result.seed = case.row_seed(settings.seed, job.crop.name, settings.attack, settings.eps, settings.threat, 0)
+    if cell.fitted_on:
+        delta = _fitted(cell, job.scenes, job.restorer)
+        case.place(bare, result, (result.images["captured"] + delta).clamp(0, 1))
+    elif settings.attack != "none":
+        case.finish(case.attack(defense, settings, result))
+    for _ in case.control(defense, result):
+        pass
+    return result
 
 
-def _row(crop: Crop, cell: Cell, purification: Purification, result: case.Result) -> dict[str, Any]:
+def _captured(bare: Defense, cell: Cell, crop: Crop, scenes: str) -> case.Result:
+    """Capture and restored image of a crop, before any attack."""
+    settings = replace(cell.settings, attack="none")
+    return case.finish(case.run(bare, settings, crop.name, scene=_scene(crop, scenes, cell.size)))
+
+
+@lru_cache(maxsize=4)
+def _fitted(cell: Cell, scenes: str, restorer: str) -> Tensor:
+    """δ (1, 3, H, W) for all captures of `fitted_on`; each worker makes it once."""
+    settings, network = cell.settings, _restorer(restorer)
+    assert settings.eps is not None and settings.steps is not None
+    results = [_captured(Defense(network), cell, crop, scenes) for crop in cell.fitted_on]
+    *_, last = perturbation(
+        network,
+        [(result.images["captured"], result.images["clean"]) for result in results],
+        eps=settings.eps / 255,
+        steps=settings.steps,
+        generator=seeded(settings.seed),
+    )
+    return last.delta
+
+
+def _identity(crop: Crop, cell: Cell, purification: Purification) -> dict[str, Any]:
+    """What makes a row one of a kind."""
     settings = {key: value for key, value in asdict(cell.settings).items() if key != "seed"}
-    return {"split": crop.split, "size": cell.size} | result.report() | settings | {"purifier": asdict(purification)}
+    return {"split": crop.split, "image": crop.name, "size": cell.size} | settings | {"purifier": asdict(purification)}
 
 
-def run_jobs(jobs: Sequence[Job], partial: Path, workers: int) -> Iterator[tuple[int, int]]:
-    """Compute what is missing in `partial` (JSON lines), image by image; yields (images done, images of all).
+def key_of(row: dict[str, Any]) -> str:
+    """The identity of a row as text, whatever else it holds; settings that it lacks have their defaults."""
+    settings = Settings(**{name: row[name] for name in SETTINGS if name in row})
+    known = {name: value for name, value in asdict(settings).items() if name != "seed"}
+    identity = {name: row[name] for name in ("split", "image", "size", "purifier")} | known
+    return json.dumps(identity, sort_keys=True)
+
+
+def run_jobs(
+    jobs: Sequence[Job], partial: Path, workers: int, known: Sequence[dict[str, Any]] = ()
+) -> Iterator[tuple[int, int]]:
+    """Compute what is missing in `partial` (JSON lines), cell by cell; yields (jobs done, jobs of all).
 
     Args:
-        jobs: one per image.
-        partial: grows by one line per image; read back to resume.
+        jobs: one per image and cell.
+        partial: grows by one line per job; read back to resume.
         workers: processes of one thread each.
+        known: rows that are there already, of the same weights.
 
     Raises:
         UDCDefenseError: an image or a checkpoint cannot be used.
     """
-    done = {(row["split"], row["image"]) for row in read_rows(partial)}
-    missing = [job for job in jobs if (job.crop.split, job.crop.name) not in done]
+    done = {key_of(row) for row in (*known, *read_rows(partial))}
+    missing = [job for job in jobs if not job.keys() <= done]
     count = len(jobs) - len(missing)
     yield count, len(jobs)
     if not missing:
@@ -169,15 +234,18 @@ class Results:
 
 
 def write_results(path: Path, results: Results) -> None:
-    """One JSON file, one row per line, in the order of split, image, ε and purifier: stable under git."""
+    """One JSON file, one row per line, in an order of their own: stable under git."""
     head = asdict(replace(results, rows=[]))
     del head["rows"]
     text = json.dumps(head, indent=1)[:-2] + ',\n "rows": [\n  '
-    ordered = sorted(
-        results.rows, key=lambda r: (r["split"], r["image"], r["threat"], r["eps"], json.dumps(r["purifier"]))
-    )
+    ordered = sorted(results.rows, key=_order)
     text += ",\n  ".join(json.dumps(row) for row in ordered) + "\n ]\n}\n"
     write_file(path, text.encode())
+
+
+def _order(row: dict[str, Any]) -> tuple[Any, ...]:
+    settings = {name: row[name] for name in (*SETTINGS, "size", "purifier") if name in row}
+    return row["split"], row["image"], row["threat"], row["eps"] or 0, json.dumps(settings, sort_keys=True)
 
 
 def read_results(path: Path | str) -> Results:

@@ -7,7 +7,7 @@ sampler × noise level at ε = 4. On the crops marked adaptive, at 128²: the at
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,14 +28,18 @@ GRID = tuple(
 
 
 def jobs(scenes: Path, crops: Path, split: str | None, seed: int) -> Iterator[Job]:
-    """One job per crop."""
+    """One job per crop and setting of the attack."""
     for crop in read_crops(crops, split):
-        cells = [Cell(Settings(eps=eps, seed=seed), _faced(crop, eps)) for eps in EPSILONS]
+        cells = [Cell(_settings(eps, seed), _faced(crop, eps)) for eps in EPSILONS]
         if crop.adaptive:
             for threat in ("oblivious", "exact"):
-                settings = Settings(threat=threat, eps=CHOICE_EPS, seed=seed)
+                settings = replace(_settings(CHOICE_EPS, seed), threat=threat)
                 cells.append(Cell(settings, (DEFAULT,), size=ADAPTIVE_SIZE))
-        yield Job(crop, str(scenes), tuple(cells))
+        yield from (Job(crop, str(scenes), cell) for cell in cells)
+
+
+def _settings(eps: float, seed: int) -> Settings:
+    return Settings(attack="pgd", eps=eps, steps=20, norm="linf", seed=seed)
 
 
 def _faced(crop: Crop, eps: float) -> tuple[Purification, ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -89,6 +90,16 @@ class DiffusionPurifier(nn.Module):
         chosen = min(self.sampler_steps, self.noise_level)
         per_draw = {"one_step": 1, "ddpm": self.noise_level}.get(self.sampler, chosen)
         return self.draws * per_draw if self.noise_level else 0
+
+    def of_fewer_steps(self, steps: int) -> DiffusionPurifier:
+        """The same network and noise with at most `steps` evaluations per draw: DDPM is replaced by DDIM."""
+        if steps < 1:
+            raise SettingError(f"{steps} steps of a purifier: it needs at least 1.")
+        fewer = copy.copy(self)
+        fewer.sampler_steps = min(steps, self.sampler_steps)
+        if self.sampler == "ddpm":
+            fewer.sampler, fewer.sample, fewer.sampler_steps = "ddim", SAMPLERS.get("ddim"), steps
+        return fewer
 
     def forward(self, image: Tensor, *, generator: Generators = None) -> Tensor:
         """Purify (B, 3, H, W) in [0, 1]; nothing is clamped.

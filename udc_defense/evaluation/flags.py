@@ -1,0 +1,62 @@
+"""Signs that an evaluation is too kind to a defence, after AutoAttack's checks (arXiv 2003.01690, `checks.py`).
+
+Each check takes PSNRs under attack in dB, so that lower is worse for the defence, and says in one sentence what it saw.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+# Means over few images wander by about this much between seeds.
+TOLERANCE = 0.1
+
+
+@dataclass(frozen=True)
+class Flag:
+    """A check and what came out; `raised` means: do not trust the numbers before this is understood."""
+
+    check: str
+    raised: bool
+    words: str
+
+
+def zero_gradients(rows: Sequence[Mapping[str, Any]]) -> Flag:
+    """Gradients that vanish at every value tell an attack nothing: the defence hides them."""
+    searches = [row["search"] for row in rows if row["search"] is not None]
+    zeros, taken = (sum(search[key] for search in searches) for key in ("zero_gradients", "backwards"))
+    return Flag("zero gradients", zeros > 0, f"{zeros} of {taken} gradients were zero everywhere.")
+
+
+def black_box_wins(white: Mapping[str, float], black: Mapping[str, float]) -> Flag:
+    """An attack that sees outputs only must not beat those that see gradients."""
+    (best_white, low), (best_black, lower) = (min(found.items(), key=lambda item: item[1]) for found in (white, black))
+    words = f"the best white box ({best_white}) leaves {low:.2f} dB, the best black box ({best_black}) {lower:.2f} dB."
+    return Flag("black box beats white box", lower < low - TOLERANCE, words)
+
+
+def more_does_not_hurt(what: str, series: Mapping[str, float]) -> Flag:
+    """A larger radius, or more steps, must not do less damage. `series` is in rising order."""
+    values = list(series.values())
+    raised = any(after > before + TOLERANCE for before, after in zip(values, values[1:], strict=False))
+    words = ", ".join(f"{value:.2f} dB at {name}" for name, value in series.items())
+    return Flag(f"more {what} does not hurt more", raised, words + ".")
+
+
+def knowledge_does_not_help(unknowing: float, knowing: float) -> Flag:
+    """The attacker who knows the defence must not do worse than the one who does not."""
+    words = f"not knowing the defence leaves {unknowing:.2f} dB, knowing it {knowing:.2f} dB."
+    return Flag("knowing the defence does not help", knowing > unknowing + TOLERANCE, words)
+
+
+def randomised(rows: Sequence[Mapping[str, Any]]) -> Flag:
+    """The output for one input varies: a single answer is luck, for the attacker and for the defender."""
+    spread = [row["resubmission"]["defended_attacked"] for row in rows if row["resubmission"]]
+    deviation = sum(found["std"] for found in spread) / max(1, len(spread))
+    gap = sum(found["mean"] - found["worst"] for found in spread) / max(1, len(spread))
+    times = spread[0]["n"] if spread else 0
+    words = (
+        f"standard deviation {deviation:.2f} dB over fresh noise; the worst of {times} is {gap:.2f} dB below the mean."
+    )
+    return Flag("randomised", deviation > 0, words)
