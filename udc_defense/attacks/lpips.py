@@ -20,7 +20,7 @@ from udc_defense import checkpoints
 from udc_defense.errors import CheckpointError, SettingError
 
 # torchvision's weights, whose classifier is not read. The revision is a branch, not a commit.
-BACKBONE = "timm/vgg16.tv_in1k@main"
+BACKBONE = "timm/vgg16.tv_in1k@3394518cba29aee1ea82a49d971be90d2dd1dab7"
 BACKBONE_FILE = "model.safetensors"
 HEADS_FILE = "functional/image/lpips_models/vgg.pth"
 

@@ -178,7 +178,7 @@ def _submodule(model: nn.Module, layer: str) -> nn.Module:
         raise SettingError(f"layer {layer!r} is not one of the model's {len(names)} layers, such as {some}.") from None
 
 
-def select(objective: Any, part: slice) -> Objective:
+def select(objective: Any, part: slice | Sequence[int]) -> Objective:
     """The objective for some samples of the batch: those that hold something per sample have a method `select`."""
     return objective.select(part) if hasattr(objective, "select") else objective
 

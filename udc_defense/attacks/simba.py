@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import Any, Literal, Protocol
+from typing import Literal, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -60,7 +60,8 @@ def simba(
     orders = [_endless(directions, steps, g) for g in generators]
 
     def ask(x: Tensor, rows: Tensor) -> Tensor:
-        return loss(model, x, _pick(reference, rows), _of_rows(objective, rows, len(image)), draws)
+        chosen = objective if len(rows) == len(image) else select(objective, rows.tolist())
+        return loss(model, x, _pick(reference, rows), chosen, draws)
 
     walk, everyone = _Walk(ball, ask), torch.arange(len(image), device=image.device)
     losses = walk.best.new_empty(len(image), steps + 1)  # one buffer: to append 1000 times would copy quadratically
@@ -185,22 +186,3 @@ def _put(values: Tensor, rows: Tensor, new: Tensor) -> Tensor:
     if len(rows) == 0:
         return values
     return new if len(rows) == len(values) else values.index_copy(0, rows, new)
-
-
-def _of_rows(objective: Any, rows: Tensor, batch: int) -> Objective:
-    """The objective for these samples: `select` knows slices only, so that what holds something is asked one by one."""
-    if len(rows) == batch or not hasattr(objective, "select"):
-        return objective
-    return _OfRows(objective, rows.tolist())
-
-
-class _OfRows:
-    def __init__(self, objective: Objective, rows: list[int]) -> None:
-        self.objective, self.rows = objective, rows
-
-    def select(self, part: slice) -> _OfRows:
-        return _OfRows(self.objective, self.rows[part])
-
-    def __call__(self, output: Tensor, reference: Tensor) -> Tensor:
-        parts = [select(self.objective, slice(row, row + 1)) for row in self.rows]
-        return torch.cat([part(output[i : i + 1], reference[i : i + 1]) for i, part in enumerate(parts)])
