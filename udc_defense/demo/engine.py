@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from functools import lru_cache
+from math import prod
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from udc_defense.attacks import ATTACKS
+from udc_defense.attacks.objectives import OBJECTIVES
 from udc_defense.checkpoints import load_purifier, load_restorer
 from udc_defense.defense import Defense
 from udc_defense.demo.samples import light
@@ -21,53 +24,103 @@ from udc_defense.evaluation.runner import checkpoint_sums, versions
 from udc_defense.images import read_image
 from udc_defense.purifiers.diffusion import DiffusionPurifier
 from udc_defense.restorers.base import Restorer
+from udc_defense.threats import KINDS
 
-MAX_EPS, MAX_STEPS, MAX_NOISE_LEVEL, MAX_DRAWS = 16, 50, 100, 8
+MAX_EPS, MAX_NOISE_LEVEL, MAX_DRAWS = 16, 100, 8
+# Steps by default and at most: of attacks that see gradients, and of those that see outputs only and need many more.
+GRADIENT_STEPS, QUERY_STEPS = (10, 50), (200, 1000)
+# Options that run all steps of an attack again; as often as this allows.
+REPEATS, MAX_STEPS_IN_ALL = ("restarts", "searches"), 1000
 MAX_SEED = 2**31 - 1
 MAX_SIDE = {"cpu": 768, "cuda": 1536}
 METHODS = ("none", "one_step", "ddim", "ddpm")
+NORMS = ("linf", "l2")
 PURIFIER_STEPS = 5  # of ddim, the only method that can choose
+
+
+def takes(attack: str) -> frozenset[str]:
+    """Which of the parameters that attacks share it takes: eps, steps, norm, objective."""
+    return frozenset() if attack == "none" else frozenset(ATTACKS.get(attack).defaults)
+
+
+def step_limits(attack: str) -> tuple[int, int]:
+    """Steps of an attack by default, and at most."""
+    return GRADIENT_STEPS if attack == "none" or ATTACKS.get(attack).white_box else QUERY_STEPS
 
 
 @dataclass(frozen=True)
 class Choices:
-    """What the visitor chose; the names are those of the API. `noise_level` is the number of forward steps."""
+    """What the visitor chose; the names are those of the API. `noise_level` is the number of forward steps.
+
+    What the attack does not take is ignored, for a hidden slider still has a value; except options, which are in words.
+    """
 
     captured: bool = False
     panel: str = "axon20"
-    attack: bool = True
+    attack: str = "pgd"
     eps: float = 4
-    steps: int = 10
+    steps: int | None = None
     defence: str = "one_step"
     noise_level: int = 20
     draws: int = 8
-    knows_defence: bool = False
+    threat: str = "oblivious"
+    objective: str = "mse"
     norm: str = "linf"
+    options: str | None = ""
     random_seed: bool = True
     seed: int = 0
 
     def __post_init__(self) -> None:
         """Sliders stop in the browser only: whoever calls the API meets the limits here."""
+        if self.attack != "none":
+            _check_name("attack", self.attack, ATTACKS.names())
+        _, most = step_limits(self.attack)
         _check("ε", self.eps, 0, MAX_EPS)
-        _check("the number of attack steps", self.steps, 1, MAX_STEPS)
+        _check("the number of attack steps", self.attack_steps, 1, most)
         _check("the noise level", self.noise_level, 0, MAX_NOISE_LEVEL)
         _check("the number of draws", self.draws, 1, MAX_DRAWS)
         _check("the seed", self.seed, 0, MAX_SEED)
-        if self.defence not in METHODS:
-            raise SettingError(f"the defence {self.defence!r} is not one of {', '.join(METHODS)}.")
-        if self.norm not in ("linf", "l2"):
-            raise SettingError(f"the norm {self.norm!r} is neither linf nor l2.")
+        _check_name("defence", self.defence, METHODS)
+        _check_name("norm", self.norm, NORMS)
+        _check_name("objective", self.objective, OBJECTIVES)
+        _check_name("threat", self.threat, KINDS)
+        if self.attack_steps * self.repeats > MAX_STEPS_IN_ALL:
+            raise SettingError(f"{self.repeats} runs of the attack's steps are more than {MAX_STEPS_IN_ALL} in all.")
+
+    @property
+    def attack_steps(self) -> int:
+        """Of one run of the attack; chosen or by default, 1 of an attack without steps."""
+        if self.attack != "none" and "steps" not in takes(self.attack):
+            return 1
+        return step_limits(self.attack)[0] if self.steps is None else self.steps
+
+    @property
+    def repeats(self) -> int:
+        """How often the attack runs all its steps."""
+        return prod(value for name, value in self.attack_options().items() if name in REPEATS)
+
+    def attack_options(self) -> dict[str, Any]:
+        """The attack's own, all of them, from a text such as `restarts=2, momentum=0.75`."""
+        if self.attack == "none":
+            return {}
+        given = [part.partition("=") for part in (self.options or "").split(",") if part.strip()]
+        for name, equals, value in given:
+            if not equals:
+                raise SettingError(f"{name.strip()!r} is not of the form name=value.")
+        return ATTACKS.get(self.attack).parse_options({name.strip(): value.strip() for name, _, value in given})
 
     def settings(self) -> case.Settings:
         """For the library. Without a defence, an attacker who knows it is the same as one who does not."""
+        shared = {"eps": float(self.eps), "steps": int(self.attack_steps)}
+        shared |= {"norm": self.norm, "objective": self.objective}
+        against = self.threat if "none" not in (self.attack, self.defence) else "oblivious"
         return case.Settings(
             panel=self.panel,
-            attack="pgd" if self.attack else "none",
-            norm="l2" if self.norm == "l2" else "linf",
-            eps=float(self.eps),
-            steps=int(self.steps),
-            threat="exact" if self.knows_defence and self.defence != "none" else "oblivious",
+            attack=self.attack,
+            threat=against,  # type: ignore[arg-type]  # one of KINDS
+            options=self.attack_options(),
             seed=secrets.randbelow(MAX_SEED) if self.random_seed else int(self.seed),
+            **{name: value for name, value in shared.items() if name in takes(self.attack)},  # type: ignore[arg-type]
         )
 
     def purifier(self) -> dict[str, Any] | None:
@@ -81,6 +134,11 @@ class Choices:
 def _check(name: str, value: float, low: float, high: float) -> None:
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not low <= value <= high:
         raise SettingError(f"{name} is {value!r}, not a number in {low:g}…{high:g}.")
+
+
+def _check_name(kind: str, value: Any, names: Iterable[str]) -> None:
+    if value not in (known := list(names)):
+        raise SettingError(f"the {kind} {value!r} is not one of {', '.join(known)}.")
 
 
 @dataclass(frozen=True)
@@ -99,24 +157,47 @@ class Phase:
 def phases(choices: Choices) -> list[Phase]:
     """What a run will do, in its order; each ends when it has added images to the result."""
     evaluations = _evaluations(choices)
-    known = evaluations if choices.knows_defence else 0
     purify = (evaluations, 1.0 + 1.0 / max(1, evaluations))
+    attacked = choices.attack != "none"
     plan = [] if choices.captured else [Phase("Simulating the camera", 1, 4)]
     plan += [Phase("Restoring", 1, 1)]
-    if choices.attack:
-        plan += [Phase("Attacking", int(choices.steps), 3.0 + 4.0 * known), Phase("Trying random noise instead", 1, 1)]
+    plan += [_attack_phase(choices), Phase("Trying random noise instead", 1, 1)] if attacked else []
     if choices.defence != "none":
         plan += [Phase("Purifying the untouched capture", *purify)]
-        plan += [Phase("Purifying the attacked capture", *purify)] if choices.attack else []
+        plan += [Phase("Purifying the attacked capture", *purify)] if attacked else []
     return plan
 
 
-def _evaluations(choices: Choices) -> int:
+def _attack_phase(choices: Choices) -> Phase:
+    """A gradient costs 3 evaluations, of the purifier 4: it forgets its activations and computes them again.
+
+    BPDA takes the purifier for the identity backwards. Who sees outputs only evaluates forwards, whatever the threat.
+    """
+    of_threat = {
+        "oblivious": (0, 0.0),
+        "bpda": (_evaluations(choices), 1.0),
+        "surrogate": (_evaluations(choices, per_draw=case.Settings.surrogate_steps), 4.0),
+        "exact": (_evaluations(choices), 4.0),
+    }
+    evaluations, gradient_cost = of_threat[choices.threat]
+    if ATTACKS.get(choices.attack).white_box:
+        cost = 3.0 + gradient_cost * evaluations
+    else:
+        cost = QUERIES_PER_STEP.get(choices.attack, 1.0) * (1 + evaluations)
+    return Phase("Attacking", choices.attack_steps * choices.repeats, cost)
+
+
+# Of attacks that need not one; SimBA asks again where its first try fails, as about every second does.
+QUERIES_PER_STEP = {"simba": 1.5}
+
+
+def _evaluations(choices: Choices, per_draw: int = MAX_NOISE_LEVEL) -> int:
+    """Of the purifier's network in one pass, with at most so many per draw."""
     if choices.defence == "none" or not choices.noise_level:
         return 0
     level = int(choices.noise_level)
-    per_draw = {"one_step": 1, "ddpm": level, "ddim": min(PURIFIER_STEPS, level)}[choices.defence]
-    return per_draw * int(choices.draws)
+    of_method = {"one_step": 1, "ddpm": level, "ddim": min(PURIFIER_STEPS, level)}[choices.defence]
+    return min(of_method, per_draw) * int(choices.draws)
 
 
 def device() -> str:

@@ -15,7 +15,7 @@ from udc_defense.demo import engine, view
 from udc_defense.demo.engine import Choices
 from udc_defense.demo.samples import CREDITS, write_samples
 from udc_defense.errors import UDCDefenseError
-from udc_defense.evaluation.case import Result
+from udc_defense.evaluation.case import Result, Settings
 from udc_defense.evaluation.spine import DEFAULT
 from udc_defense.optics import PANELS
 
@@ -26,12 +26,13 @@ A phone camera under its display sees through the pixels, and a network repairs 
 too small to see that makes the repair fail. The **defence** drowns that change in noise and takes the noise out again
 with a diffusion model before the photo is repaired. Here you see what either is worth."""
 HONESTY = (
-    "By default the attacker **does not know** the defence, which flatters it. Tick *The attacker knows the defence* "
-    "under Details to see one who does."
+    "By default the attacker **does not know** the defence, which flatters it. Choose one who does under *Details*."
 )
 METHODS = [("None", "none"), ("One step", "one_step"), ("DDIM, 5 steps", "ddim"), ("DDPM, every step", "ddpm")]
 NORMS = [("L∞: each value by at most ε", "linf"), ("L2: ε on average (root mean square)", "l2")]
+THREATS = [(words, kind) for kind, words in view.THREATS.items()]
 STAGE_CHOICES = [(words, key) for key, words in view.STAGES.items()]
+ATTACK = "pgd"
 LEFT, RIGHT = "attacked_restored", "defended_attacked"
 READY = view.status("idle", "Ready. Choose a photo and press Run.")
 WELCOME = (
@@ -100,9 +101,18 @@ def _controls(samples: dict[str, Path]) -> tuple[list[gr.components.Component], 
         show_progress="hidden",
     )
     with gr.Group():
-        attack = gr.Checkbox(value=True, label="Attack", elem_id="attack")
+        attack = gr.Dropdown(
+            view.attack_choices(),
+            value=ATTACK,
+            label="Attack",
+            info=view.attack_words(ATTACK),
+            filterable=False,
+            elem_id="attack",
+        )
         eps = gr.Slider(0, engine.MAX_EPS, 4, step=0.5, label="Largest change ε, of 255", elem_id="eps")
-        steps = gr.Slider(1, engine.MAX_STEPS, 10, step=1, label="Steps of the attack", elem_id="steps")
+        usual, most = engine.step_limits(ATTACK)
+        steps = gr.Slider(1, most, usual, step=1, label="Steps of the attack", elem_id="steps")
+        steps.preprocess = lambda payload: payload  # type: ignore[method-assign]  # by the API, `Choices` knows limits
     with gr.Group():
         defence = gr.Radio(METHODS, value=DEFAULT.sampler, label="Defence", elem_id="defence")
         level = gr.Slider(
@@ -115,8 +125,29 @@ def _controls(samples: dict[str, Path]) -> tuple[list[gr.components.Component], 
         )
         draws = gr.Slider(1, engine.MAX_DRAWS, DEFAULT.draws, step=1, label="Draws, averaged", elem_id="draws")
     with gr.Accordion("Details", open=False, elem_id="details"):
-        knows = gr.Checkbox(label="The attacker knows the defence (exact gradient, much slower)", elem_id="knows")
+        threat = gr.Dropdown(
+            THREATS,
+            value="oblivious",
+            label="What the attacker knows of the defence",
+            info="An attack that sees outputs only asks it instead of differentiating it.",
+            filterable=False,
+            elem_id="threat",
+        )
+        objective = gr.Dropdown(
+            view.objective_choices(),
+            value="mse",
+            label="What the attack makes worse",
+            filterable=False,
+            elem_id="objective",
+        )
         norm = gr.Radio(NORMS, value="linf", label="Size of the attack is measured in", elem_id="norm")
+        options = gr.Textbox(
+            label="Options of this attack",
+            info=view.options_words(ATTACK),
+            placeholder="name=value, name=value",
+            max_lines=1,
+            elem_id="options",
+        )
         with gr.Row():
             random_seed = gr.Checkbox(value=True, label="New seed for every run", elem_id="random-seed", min_width=140)
             seed = gr.Number(
@@ -126,8 +157,42 @@ def _controls(samples: dict[str, Path]) -> tuple[list[gr.components.Component], 
     with gr.Row(elem_classes="udc-buttons"):
         run_button = gr.Button("Run", variant="primary", scale=3, min_width=120, elem_id="run")
         stop_button = gr.Button("Stop", variant="secondary", scale=1, min_width=80, elem_id="stop")
-    fields = [photo, captured, panel, attack, eps, steps, defence, level, draws, knows, norm, random_seed, seed]
+    _follow(attack, (eps, steps, threat, objective, norm, options))
+    fields = [photo, captured, panel, attack, eps, steps, defence, level, draws]
+    fields += [threat, objective, norm, options, random_seed, seed]
     return fields, run_button, stop_button
+
+
+def _follow(attack: gr.Dropdown, controls: tuple[gr.components.Component, ...]) -> None:
+    """Show what the chosen attack takes and hide the rest. Steps are kept from one attack to another of their kind."""
+    before = gr.State(ATTACK)
+    attack.change(
+        controls_of,
+        [attack, before],
+        [attack, *controls, before],
+        api_visibility="private",
+        show_progress="hidden",
+        trigger_mode="always_last",
+    )
+
+
+def controls_of(attack: str, before: str) -> Update:
+    """The controls of an attack: itself, ε, steps, threat, objective, norm and options; and what to remember of it."""
+    takes, words = engine.takes(attack), view.options_words(attack)
+    usual, most = engine.step_limits(attack)
+    steps: dict[str, Any] = {"visible": "steps" in takes}
+    if engine.step_limits(before) != (usual, most):
+        steps |= {"maximum": most, "value": usual}
+    return (
+        gr.update(info=view.attack_words(attack)),
+        gr.update(visible="eps" in takes),
+        gr.update(**steps),
+        gr.update(visible=attack != "none"),
+        gr.update(visible="objective" in takes),
+        gr.update(visible="norm" in takes),
+        gr.update(visible=bool(words), info=words, value=""),
+        attack,
+    )
 
 
 def _offer(samples: dict[str, Path], photo: gr.Image) -> None:
@@ -243,31 +308,37 @@ def run(
     photo: str | None,
     captured: bool = False,
     panel: str = "axon20",
-    attack: bool = True,
+    attack: str = ATTACK,
     eps: float = 4,
-    steps: int = 10,
+    steps: int | None = None,
     defence: str = DEFAULT.sampler,
     noise_level: int = DEFAULT.noise_level,
     draws: int = DEFAULT.draws,
-    knows_defence: bool = False,
+    threat: str = "oblivious",
+    objective: str = "mse",
     norm: str = "linf",
+    options: str | None = "",
     random_seed: bool = True,
     seed: int = 0,
 ) -> Iterator[Update]:
     """Attack, purify and restore one photo; every stage is sent as soon as it is there.
 
+    What the attack does not take, of eps, steps, objective and norm, is ignored.
+
     Args:
         photo: any image; large ones are scaled down.
         captured: the photo already comes from an under-display camera; otherwise its capture is simulated.
         panel: the display in front of the camera: axon20, toled or poled.
-        attack: whether to attack.
+        attack: none, or one of the library's, such as pgd, apgd, cw (see gradients), square or simba (outputs only).
         eps: largest change, in units of 1/255, 0 to 16.
-        steps: of the attack, 1 to 50.
+        steps: of the attack, 1 to 50, of one that sees outputs only to 1000; null: the usual 10, or 200.
         defence: none, one_step, ddim or ddpm.
         noise_level: forward diffusion steps, 0 to 100.
         draws: purifications that are averaged, 1 to 8.
-        knows_defence: the attacker has the exact gradient through the defence.
+        threat: what the attacker knows of the defence: oblivious, bpda, surrogate or exact.
+        objective: what the attack makes worse: mse, l1, ssim or ms_ssim.
         norm: linf or l2.
+        options: the attack's own, such as restarts=2, momentum=0.75.
         random_seed: draw a new seed.
         seed: used otherwise.
 
@@ -286,8 +357,10 @@ def run(
             defence,
             noise_level,
             draws,
-            knows_defence,
+            threat,
+            objective,
             norm,
+            options,
             random_seed,
             int(seed or 0),
         )
@@ -312,22 +385,24 @@ def _work(path: str, choices: Choices) -> Iterator[Update]:
     steps = engine.start(photo, choices, settings)
     try:
         for step in steps:
-            grown = progress.update(step)
-            yield _everything(progress.line(), step.result, note) if grown else _only_status(progress.line())
             result = step.result
+            if progress.update(step):
+                yield _everything(progress.line(), result, settings, note)
+            elif progress.due():
+                yield _only_status(progress.line())
     finally:  # Stop closes this generator: the networks' work ends with it
         steps.close()  # type: ignore[attr-defined]
     done = view.status("done", f"Done in {progress.seconds:.0f} s · seed {settings.seed}", 1.0)
     # Whole once more: a client of the API gets the last update only.
-    yield (*_everything(done, result, note)[:-1], engine.report(choices, settings, result))
+    yield (*_everything(done, result, settings, note)[:-1], engine.report(choices, settings, result))
 
 
 def _only_status(line: str) -> Update:
     return (line, *[gr.skip()] * 5)
 
 
-def _everything(line: str, result: Result, note: str) -> Update:
-    words = view.verdict(result) + (f"\n\n{note}" if note else "")
+def _everything(line: str, result: Result, settings: Settings, note: str) -> Update:
+    words = view.verdict(result, settings) + (f"\n\n{note}" if note else "")
     return (line, words, view.pictures(result), view.table(result), _delta(view.perturbation(result)), gr.skip())
 
 

@@ -5,16 +5,19 @@ from __future__ import annotations
 import html
 import math
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from PIL import Image
 from torch import Tensor
 
+from udc_defense.attacks import ATTACKS
+from udc_defense.attacks.objectives import OBJECTIVE_WORDS, OBJECTIVES
 from udc_defense.checkpoints import resolve, training_facts
 from udc_defense.demo.engine import Phase
 from udc_defense.errors import CheckpointError
-from udc_defense.evaluation.case import Result, Step
+from udc_defense.evaluation.case import Result, Settings, Step
 from udc_defense.images import to_pil
 
 # Every stage in the order of the film strip, in a visitor's words.
@@ -40,8 +43,49 @@ STANDS_IN = {
     "restored": "captured",
     "clean": "captured",
 }
+# Names that a file name does not show; other attacks are called like their file.
+ATTACK_TITLES = {"apgd": "Auto-PGD", "cospgd": "CosPGD", "cw": "Carlini–Wagner", "fgsm": "FGSM", "pgd": "PGD"}
+ATTACK_TITLES |= {"simba": "SimBA"}
+THREATS = {
+    "oblivious": "Nothing: sees the restorer alone",
+    "bpda": "Runs it, but differentiates the restorer only (BPDA)",
+    "surrogate": "Differentiates a version of it with fewer steps",
+    "exact": "Differentiates all of it (slowest)",
+}
+REFRESH = 0.1  # s: a browser need not draw more status lines
 HURTS = 0.05  # dB: smaller differences are called none
 FILLED = 0.35  # of the range of values, by the largest change of an amplified perturbation: more of it would glare
+
+
+def attack_choices() -> list[tuple[str, str]]:
+    """Every attack of the library with its label; those that see gradients first."""
+    names = sorted(ATTACKS.names(), key=lambda name: not ATTACKS.get(name).white_box)
+    return [("No attack", "none"), *((_attack_label(name), name) for name in names)]
+
+
+def _attack_label(name: str) -> str:
+    title = ATTACK_TITLES.get(name, name.replace("_", " ").capitalize())
+    return f"{title} · sees {'gradients' if ATTACKS.get(name).white_box else 'outputs only'}"
+
+
+def attack_words(attack: str) -> str:
+    """What the attack does, in a sentence."""
+    return "" if attack == "none" else ATTACKS.get(attack).summary
+
+
+def options_words(attack: str) -> str:
+    """The attack's own options with their defaults, each with the first sentence of its description; may be empty."""
+    options = () if attack == "none" else ATTACKS.get(attack).options
+    return " ".join(f"`{option.name}={option.default}`: {_first_sentence(option.words)}" for option in options)
+
+
+def _first_sentence(words: str) -> str:
+    return words.partition(". ")[0].removesuffix(".") + "."
+
+
+def objective_choices() -> list[tuple[str, str]]:
+    """What an attack can make worse, of what needs no argument."""
+    return [(OBJECTIVE_WORDS[name][:1].upper() + OBJECTIVE_WORDS[name][1:], name) for name in OBJECTIVES]
 
 
 def pictures(result: Result) -> list[tuple[Image.Image, str]]:
@@ -116,14 +160,37 @@ def perturbation(result: Result) -> tuple[Image.Image, str] | None:
     return to_pil(0.5 + delta * factor), caption
 
 
-def verdict(result: Result) -> str:
+def verdict(result: Result, settings: Settings) -> str:
     """In words, what the attack took and what the defence gave back, also where that is nothing or less."""
-    psnr = result.scores("psnr")
-    sentences = _with_truth(psnr, result.threat) if result.has_truth else _without_truth(psnr, result)
+    psnr, how = result.scores("psnr"), _how(result, settings)
+    sentences = _with_truth(psnr, result.threat, how) if result.has_truth else _without_truth(psnr, result, how)
     return " ".join(sentences)
 
 
-def _with_truth(psnr: dict[str, float | None], threat: str) -> list[str]:
+def _how(result: Result, settings: Settings) -> list[str]:
+    """What one should know of the search before believing its numbers."""
+    found = result.report()["search"]
+    if found is None:
+        return []
+    sentences = []
+    if settings.eps is None:
+        sentences.append(_own_size(found["delta_rms"]))
+    if not found["backwards"]:
+        sentences.append(f"It saw outputs only, those of {found['forwards']:,} queries.")
+    if found["zero_gradients"]:
+        share = f"{found['zero_gradients']} of its {found['backwards']} gradients were zero everywhere"
+        sentences.append(f"{share}: it was misled, and what it failed to do proves nothing.")
+    return sentences
+
+
+def _own_size(rms: float) -> str:
+    """Of an attack that has no ε; what lies below half a step is lost in the 8 bits of a file."""
+    if rms == 0:
+        return "It changed nothing: what it aims at (see its options) was there already."
+    return f"It has no ε: its change has a root mean square of **{rms:.2f}** of 255 before rounding to 8 bits."
+
+
+def _with_truth(psnr: dict[str, float | None], threat: str, how: list[str]) -> list[str]:
     captured, restored, attacked = psnr["captured"], psnr["restored"], psnr["attacked_restored"]
     if restored is None:
         return []
@@ -133,10 +200,11 @@ def _with_truth(psnr: dict[str, float | None], threat: str) -> list[str]:
             f"Restoring {_moved(restored - captured, 'won', 'lost')} ({captured:.1f} → {restored:.1f} dB)."
         )
     defended = psnr["defended_attacked"]
-    if threat == "exact" and defended is not None:
-        sentences.append(_adaptive(restored, defended, attacked))
+    if threat != "oblivious" and defended is not None:
+        sentences += [_adaptive(restored, defended, attacked), *how]
     elif attacked is not None:
-        sentences.append(f"The attack {_moved(restored - attacked, 'took', 'added')}{_noise_control(psnr, restored)}.")
+        taken = _moved(restored - attacked, "took", "added")
+        sentences += [f"The attack {taken}{_noise_control(psnr, restored)}.", *how]
         if defended is not None:
             sentences.append(_given_back(restored, attacked, defended))
     if (unattacked := psnr["defended_clean"]) is not None:
@@ -168,25 +236,39 @@ def _given_back(restored: float, attacked: float, defended: float) -> str:
     return f"The defence gave back **{back:.1f} dB**{share}."
 
 
-def _without_truth(psnr: dict[str, float | None], result: Result) -> list[str]:
+def _without_truth(psnr: dict[str, float | None], result: Result, how: list[str]) -> list[str]:
     """Distances from the restorer's own clean output: a higher number means less moved, not better."""
     if "restored" not in result.images:
         return []
     sentences = ["There is no ground truth: all is compared with what the restorer makes of the untouched capture."]
-    attacked, defended = psnr["attacked_restored"], psnr["defended_attacked"]
-    if "attacked_restored" in result.images:
+    attacked, defended = _level(psnr["attacked_restored"]), _level(psnr["defended_attacked"])
+    knows = result.threat != "oblivious"
+    if knows and "defended_attacked" in result.images:
+        side = f"the same image without the defence: {attacked}"
+        sentences.append(
+            f"The attacker who knows the defence moves the result to **{defended}** in spite of it ({side})."
+        )
+    elif "attacked_restored" in result.images:
         noisy = _level(psnr["noise_restored"]) if "noise_restored" in result.images else None
         control = f"; random noise of the same size moves it to {noisy}" if noisy else ""
-        sentences.append(f"The attack moves the result to **{_level(attacked)}** from it{control}.")
-    if attacked is not None and defended is not None:
-        nearer = defended - attacked
-        words = f"{abs(nearer):.1f} dB {'nearer' if nearer > 0 else 'further away: the defence made it worse'}"
-        words = words if abs(nearer) > HURTS else "no nearer"
-        sentences.append(f"With the defence it comes out at **{_level(defended)}**, {words}.")
+        sentences.append(f"The attack moves the result to **{attacked}** from it{control}.")
+    sentences += how
+    if not knows and "defended_attacked" in result.images:
+        sentences.append(f"With the defence it comes out at **{defended}**{_nearer(psnr)}.")
     if "defended_clean" in result.images:
         unattacked = _level(psnr["defended_clean"])
         sentences.append(f"The defence alone, without an attack, moves the result to {unattacked}.")
     return sentences
+
+
+def _nearer(psnr: dict[str, float | None]) -> str:
+    attacked, defended = psnr["attacked_restored"], psnr["defended_attacked"]
+    if attacked is None or defended is None:
+        return ""
+    nearer = defended - attacked
+    if abs(nearer) <= HURTS:
+        return ", no nearer"
+    return f", {abs(nearer):.1f} dB {'nearer' if nearer > 0 else 'further away: the defence made it worse'}"
 
 
 def _moved(change: float, took: str, added: str) -> str:
@@ -205,15 +287,23 @@ class Progress:
 
     def __init__(self, plan: list[Phase]) -> None:
         self.plan, self.index, self.step, self.images = plan, 0, 0, 0
-        self.started = time.monotonic()
+        self.started = self.shown = time.monotonic()
 
     def update(self, step: Step) -> bool:
         """Take a step in; true where it brought new images."""
         self.step = step.step
+        if self.index < len(self.plan):  # the library knows better how many steps there are
+            self.plan[self.index] = replace(self.plan[self.index], steps=step.steps)
         grown = len(step.result.images) > self.images
         if grown:
             self.images, self.index, self.step = len(step.result.images), self.index + 1, 0
         return grown
+
+    def due(self) -> bool:
+        """Whether the last line is old enough for another: an attack may take hundreds of steps a second."""
+        due = time.monotonic() - self.shown >= REFRESH
+        self.shown = time.monotonic() if due else self.shown
+        return due
 
     @property
     def share(self) -> float:

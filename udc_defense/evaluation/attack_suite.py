@@ -7,7 +7,7 @@ those of `heldout` it has never seen.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from statistics import median
@@ -61,6 +61,7 @@ OBLIVIOUS = (
     Entry(f"C&W to {TARGET_PSNR:g} dB", "cw", {"options": {"psnr": TARGET_PSNR}}),
     Entry("Square, 1000 queries", "square"),
     Entry("SimBA, 1000 iterations", "simba"),
+    Entry("SimBA-DCT, 1000 iterations", "simba", {"options": {"basis": "dct"}}),
 )
 EXACT: dict[str, Any] = {"threat": "exact", "resubmit": RESUBMISSIONS}
 ADAPTIVE = (
@@ -82,7 +83,7 @@ ADAPTIVE = (
     Entry("PGD-20", "pgd", EXACT, CHAIN),
     Entry("Square, 200 queries", "square", EXACT | {"steps": 200}),
     Entry(f"C&W to {TARGET_PSNR:g} dB", "cw", EXACT | {"steps": 20, "options": {"psnr": TARGET_PSNR}}),
-    Entry("SimBA, 200 iterations", "simba", EXACT | {"steps": 200}),
+    Entry("SimBA-DCT, 200 iterations", "simba", EXACT | {"steps": 200, "options": {"basis": "dct"}}),
 )
 
 
@@ -121,82 +122,90 @@ def rows_of(results: Results, entry: Entry, split: str) -> list[dict[str, Any]]:
 
 def oblivious_table(results: Results, split: str) -> str:
     """Markdown: every attack against the bare restorer, and what the defence that it ignores leaves of it."""
-    head = ("attack", "sees", "forwards", "backwards", "δ RMS (1/255)", "restored", "random noise, restored")
-    lines = _head(*head, "purified, restored")
-    for entry in OBLIVIOUS:
-        rows = rows_of(results, entry, split)
+    head = ("attack", "sees", "forwards", "backwards", "δ RMS (1/255)", "attacked, restored", "random noise, restored")
+    lines = _head(*head, "purified, restored", "crops")
+    for entry, rows in _measured(results, OBLIVIOUS, split):
         facts = [row["search"] for row in rows if row["search"]]
-        cost = [f"{facts[0]['forwards']:,}", f"{facts[0]['backwards']:,}"] if facts else ["", ""]
+        cost = [f"{facts[0]['forwards']:,}", f"{facts[0]['backwards']:,}"] if facts else ["shared", "shared"]
         delta = f"{median(fact['delta_rms'] for fact in facts):.2f}" if facts else ""
         keys = ("attacked_restored", "noise_restored", "defended_attacked")
-        lines.append(
-            _line(entry.title, _sees(entry), *cost, delta, *(f"{mean(rows, 'psnr', key):.2f}" for key in keys))
-        )
+        psnr = [f"{mean(rows, 'psnr', key):.2f}" for key in keys]
+        lines.append(_line(entry.title, _sees(entry), *cost, delta, *psnr, str(len(rows))))
     return "\n".join(lines)
 
 
 def adaptive_table(results: Results, split: str) -> str:
     """Markdown: the attacker who knows the defence; one answer, many answers, and the same for clean captures."""
-    head = ("attack", "knows", "defence", "random noise", "defended, one shot", "mean ± std", "worst of 8")
-    lines = _head(*head, "clean, mean ± std", "clean, worst of 8")
-    for entry in ADAPTIVE:
-        rows = rows_of(results, entry, split)
-        spreads = [_spread(rows, key) for key in ("defended_attacked", "defended_clean")]
-        shown = [cell for spread in spreads for cell in spread]
+    head = ("attack", "knows", "defence", "random noise, restored", "defended, one shot", "mean ± std")
+    lines = _head(*head, "worst of 8", "clean, mean ± std", "clean, worst of 8", "crops")
+    for entry, rows in _measured(results, ADAPTIVE, split):
+        spreads = [cell for key in ("defended_attacked", "defended_clean") for cell in _spread(rows, key)]
         one, control = (f"{mean(rows, 'psnr', key):.2f}" for key in ("defended_attacked", "noise_restored"))
-        knows = entry.changes["threat"] if ATTACKS.get(entry.attack).white_box else "its answers"
-        lines.append(_line(entry.title, knows, _defence(entry.purification), control, one, *shown))
+        defence = _defence(entry.purification)
+        lines.append(_line(entry.title, _knows(entry), defence, control, one, *spreads, str(len(rows))))
     return "\n".join(lines)
 
 
-def smallest(results: Results, split: str) -> str:
+def smallest_table(results: Results, split: str) -> str:
     """Markdown: the perturbation that C&W needs to bring the restored image to the target."""
-    lines = _head("defence", f"median RMS of δ to reach {TARGET_PSNR:g} dB (1/255)", "captures", "reached")
-    for words, entries in (("none", OBLIVIOUS), ("default, attacker knows it", ADAPTIVE)):
-        (entry,) = (entry for entry in entries if entry.attack == "cw")
-        found = [row["search"] for row in rows_of(results, entry, split)]
-        reached = [fact for fact in found if -fact["best_loss"] <= TARGET_PSNR]
-        size = f"{median(fact['delta_rms'] for fact in found):.2f}" if found else ""
-        lines.append(_line(words, size, str(len(found)), str(len(reached))))
+    lines = _head("attacked", f"median RMS of δ to reach {TARGET_PSNR:g} dB (1/255)", "reached", "crops")
+    for words, entries in (("the restorer", OBLIVIOUS), ("the defended restorer, exact gradient", ADAPTIVE)):
+        for _, rows in _measured(results, [entry for entry in entries if entry.attack == "cw"], split):
+            found = [row["search"] for row in rows]
+            reached = sum(-fact["best_loss"] <= TARGET_PSNR for fact in found)
+            size = f"{median(fact['delta_rms'] for fact in found):.2f}"
+            lines.append(_line(words, size, str(reached), str(len(found))))
     return "\n".join(lines)
+
+
+def flags_table(results: Results, split: str) -> str:
+    """Markdown: the checks, and what each saw."""
+    lines = _head("check", "raised", "what was seen")
+    lines += [_line(flag.check, "yes" if flag.raised else "no", flag.words) for flag in raised_flags(results, split)]
+    return "\n".join(lines)
+
+
+def _measured(results: Results, entries: Sequence[Entry], split: str) -> Iterator[tuple[Entry, list[dict[str, Any]]]]:
+    """Entries that have rows, with them."""
+    for entry in entries:
+        if rows := rows_of(results, entry, split):
+            yield entry, rows
 
 
 def raised_flags(results: Results, split: str) -> list[Flag]:
     """Every check, for the bare restorer and for the defence under the attacker who knows it."""
-    bare = {e.title: _psnr(results, e, split, "attacked_restored") for e in OBLIVIOUS if _comparable(e)}
-    defended = {e.title: _psnr(results, e, split, "defended_attacked") for e in ADAPTIVE if _comparable(e)}
-    known = [row for entry in ADAPTIVE for row in rows_of(results, entry, split)]
-    unknowing = _psnr(results, ADAPTIVE[0], split, "defended_attacked")
+    bare = {e.title: mean(r, "psnr", "attacked_restored") for e, r in _comparable(results, OBLIVIOUS, split)}
+    known = {e.title: mean(r, "psnr", "defended_attacked") for e, r in _comparable(results, ADAPTIVE, split)}
+    rows = [row for _, found in _measured(results, ADAPTIVE, split) for row in found]
+    default = [entry for entry in ADAPTIVE if entry.purification == DEFAULT]
+    damage = {e.title: mean(r, "psnr", "defended_attacked") for e, r in _measured(results, default, split)}
+    unknowing = known.pop(ADAPTIVE[0].title)
+    found = [flags.zero_gradients(rows)]
+    for words, psnr, entries in (("restorer", bare, OBLIVIOUS), ("defence", known, ADAPTIVE)):
+        white, black = _by_sight(psnr, entries)
+        if black:
+            found.append(flags.black_box_wins(white, black, words))
     return [
-        flags.zero_gradients(known),
-        flags.black_box_wins(*_by_sight(bare, OBLIVIOUS)),
-        flags.black_box_wins(*_by_sight(defended, ADAPTIVE)),
-        flags.more_does_not_hurt("ε", _series(results, ADAPTIVE, split, ("PGD-20, ε = 2", "PGD-20", "PGD-20, ε = 8"))),
-        flags.more_does_not_hurt("steps", _series(results, ADAPTIVE, split, ("FGSM", "PGD-5", "PGD-20"))),
-        flags.knowledge_does_not_help(unknowing, min(defended.values())),
-        flags.randomised(known),
+        *found,
+        flags.more_does_not_hurt("ε", {title: damage[title] for title in ("PGD-20, ε = 2", "PGD-20", "PGD-20, ε = 8")}),
+        flags.more_does_not_hurt("steps", {title: damage[title] for title in ("FGSM", "PGD-5", "PGD-20")}),
+        flags.knowledge_does_not_help(unknowing, min(known.values())),
+        flags.randomised(rows),
     ]
 
 
-def _series(results: Results, entries: tuple[Entry, ...], split: str, titles: tuple[str, ...]) -> dict[str, float]:
-    by_title = {entry.title: entry for entry in reversed(entries) if entry.purification == DEFAULT}
-    return {title: _psnr(results, by_title[title], split, "defended_attacked") for title in titles}
+def _comparable(results: Results, entries: Sequence[Entry], split: str) -> Iterator[tuple[Entry, list[dict[str, Any]]]]:
+    """Entries at ε = 4 in L∞, for these captures alone, against the default defence."""
+    for entry, rows in _measured(results, entries, split):
+        settings = entry.settings(0)
+        if (settings.eps, settings.norm or "linf", entry.purification) == (4.0, "linf", DEFAULT):
+            yield entry, rows
 
 
-def _comparable(entry: Entry) -> bool:
-    """At ε = 4 in L∞ against the default defence."""
-    settings = entry.settings(0)
-    return (settings.eps, settings.norm or "linf", entry.purification) == (4.0, "linf", DEFAULT)
-
-
-def _by_sight(psnr: dict[str, float], entries: tuple[Entry, ...]) -> tuple[dict[str, float], dict[str, float]]:
+def _by_sight(psnr: dict[str, float], entries: Sequence[Entry]) -> tuple[dict[str, float], dict[str, float]]:
     """White-box and black-box ones."""
     white = {entry.title for entry in entries if ATTACKS.get(entry.attack).white_box}
     return {t: v for t, v in psnr.items() if t in white}, {t: v for t, v in psnr.items() if t not in white}
-
-
-def _psnr(results: Results, entry: Entry, split: str, key: str) -> float:
-    return mean(rows_of(results, entry, split), "psnr", key)
 
 
 def _spread(rows: list[dict[str, Any]], key: str) -> tuple[str, str]:
@@ -209,6 +218,11 @@ def _spread(rows: list[dict[str, Any]], key: str) -> tuple[str, str]:
 
 def _sees(entry: Entry) -> str:
     return "gradients" if ATTACKS.get(entry.attack).white_box else "outputs"
+
+
+def _knows(entry: Entry) -> str:
+    threat = entry.changes["threat"]
+    return "its answers" if threat == "exact" and not ATTACKS.get(entry.attack).white_box else threat
 
 
 def _defence(purification: Purification) -> str:

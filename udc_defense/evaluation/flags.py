@@ -29,11 +29,11 @@ def zero_gradients(rows: Sequence[Mapping[str, Any]]) -> Flag:
     return Flag("zero gradients", zeros > 0, f"{zeros} of {taken} gradients were zero everywhere.")
 
 
-def black_box_wins(white: Mapping[str, float], black: Mapping[str, float]) -> Flag:
+def black_box_wins(white: Mapping[str, float], black: Mapping[str, float], attacked: str) -> Flag:
     """An attack that sees outputs only must not beat those that see gradients."""
     (best_white, low), (best_black, lower) = (min(found.items(), key=lambda item: item[1]) for found in (white, black))
     words = f"the best white box ({best_white}) leaves {low:.2f} dB, the best black box ({best_black}) {lower:.2f} dB."
-    return Flag("black box beats white box", lower < low - TOLERANCE, words)
+    return Flag(f"black box beats white box, {attacked}", lower < low - TOLERANCE, words)
 
 
 def more_does_not_hurt(what: str, series: Mapping[str, float]) -> Flag:
