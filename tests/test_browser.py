@@ -161,6 +161,36 @@ def _switch_stages(page: Any) -> None:
     assert all(source.endswith(".png") for source in after)
 
 
+def _attack(page: Any, label: str) -> None:
+    """Choose an attack; its controls come from the server."""
+    page.locator("#attack input").click()
+    page.get_by_role("option", name=label, exact=True).click()
+    page.get_by_role("listbox").wait_for(state="detached")
+
+
+def test_another_attack_has_other_controls(page: Any) -> None:
+    _attack(page, "Carlini–Wagner · sees gradients")
+    page.locator("#eps").wait_for(state="hidden")
+    _attack(page, "Square · sees outputs only")
+    page.locator("#eps").wait_for()
+    page.wait_for_function("document.querySelector('#steps input[type=number]').value === '200'")
+    assert "random squares" in page.locator("#attack").inner_text()
+    page.locator("#details button").first.click()
+    page.locator("#options").get_by_text("p_init=0.8").wait_for()
+    assert not page.locator("#norm").is_visible()
+
+    page.locator("#options textarea, #options input").fill("p_init=0")
+    _set(page, "steps", 60)
+    _set(page, "draws", 1)
+    page.locator("#run").click()
+    assert _state(page, "failed").startswith("P_init 0 is not in 0…1")
+    page.locator("#options textarea, #options input").fill("p_init=0.5")
+    page.locator("#run").click()
+    _state(page, "running")
+    assert "Done in" in _state(page, "done")
+    assert "60 queries" in page.locator("#verdict").inner_text()
+
+
 def test_stop_and_run_again(page: Any) -> None:
     page.get_by_label("DDPM, every step").check()
     _set(page, "level", 100)

@@ -28,10 +28,13 @@ def damage(model: nn.Module, result: AttackResult, image: Tensor) -> Tensor:
 class TestOracles:
     @pytest.mark.parametrize("spread", [1.0, 8.0], ids=["1.9/255", "0.24/255"])
     def test_a_linear_model_needs_the_top_singular_vector(self, spread: float) -> None:
-        """‖A δ‖ ≤ σ₁ ‖δ‖, with equality for that vector: the root mean square is 10^(−psnr/20) / σ₁."""
+        """‖A δ‖ ≤ σ₁ ‖δ‖, with equality for that vector: the root mean square is 10^(−psnr/20) / σ₁.
+
+        σ₂ is 0.99 σ₁ here; with the default 50 steps some samples are 2.2 % above.
+        """
         matrix, image = spread * noise(48, 48), inside(2, 3, 4, 4)
         model = Linear(matrix)
-        result = attack(model, image, 20)
+        result = attack(model, image, 20, steps=100)
         smallest = 10 ** (-20 / 20) / torch.linalg.matrix_norm(matrix, ord=2)
         assert (rms(result.image - image) >= smallest * (1 - 1e-9)).all()
         assert (rms(result.image - image) <= 1.02 * smallest).all()
@@ -51,7 +54,7 @@ class TestOracles:
         matrix, image = 20 * noise(48, 48), inside(2, 3, 4, 4)
         result = attack(Linear(matrix), image, 35)
         smallest = 10 ** (-35 / 20) / torch.linalg.matrix_norm(matrix, ord=2)
-        assert smallest * 255 < 0.02 and (rms(result.image - image) <= 1.02 * smallest).all()
+        assert smallest * 255 < 0.02 and (rms(result.image - image) <= 1.03 * smallest).all()
 
     def test_each_sample_has_its_own_weight(self) -> None:
         """The second sample's gain is four times the first's, so a quarter of the perturbation is enough."""
@@ -96,7 +99,7 @@ class TestSuccess:
         result = attack(Gain(gain), image, 30)
         assert (result.losses.amax(dim=1) >= -30).tolist() == [False, True]
         # Every value counts alike here, so every direction is a smallest one.
-        assert rms(result.image - image)[1].item() == pytest.approx(10 ** (-30 / 20), rel=1e-3)
+        assert rms(result.image - image)[1].item() == pytest.approx(10 ** (-30 / 20), rel=5e-3)
 
     def test_success_is_judged_by_the_evaluation_at_hand(self) -> None:
         """The model's noise does the damage at the second evaluation only: what was evaluated there is returned."""

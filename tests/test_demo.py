@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +16,14 @@ os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 pytest.importorskip("gradio", reason="the extra `demo` is not installed")
 
-from udc_defense.demo import build, engine, launch, samples, view
+from udc_defense.attacks import ATTACKS, AttackResult
+from udc_defense.attacks.objectives import OBJECTIVES
+from udc_defense.demo import build, engine, interface, launch, samples, view
 from udc_defense.demo.engine import Choices
 from udc_defense.errors import SettingError
-from udc_defense.evaluation.case import Result, Step
+from udc_defense.evaluation.case import Result, Settings, Step
 from udc_defense.images import read_image, write_png
+from udc_defense.threats import KINDS
 
 
 def shifted(db: float) -> Tensor:
@@ -34,6 +38,18 @@ def result(has_truth: bool = True, **psnr: float) -> Result:
     return Result("photo", 1, has_truth=has_truth, images=images, reference=grey, seconds={"attack": 1.23})
 
 
+def verdict(case: Result, **settings: Any) -> str:
+    return view.verdict(case, Settings(**settings))
+
+
+def searched(case: Result, **facts: Any) -> Result:
+    """The same result with an attack that found this out; its change has a root mean square of 0.5 of 255."""
+    image = case.images["captured"] + 0.5 / 255
+    defaults = {"losses": torch.zeros(1, 1), "forwards": 11, "backwards": 10, "step": 10, "steps": 10}
+    case.search = AttackResult(image, **(defaults | facts))
+    return case
+
+
 ATTACKED = {"captured": 20.0, "restored": 28.0, "attacked_input": 19.9, "attacked_restored": 22.0}
 
 
@@ -41,42 +57,44 @@ ATTACKED = {"captured": 20.0, "restored": 28.0, "attacked_input": 19.9, "attacke
 
 
 def test_verdict_says_what_was_taken_and_given_back() -> None:
-    words = view.verdict(result(**ATTACKED, noise_restored=27.5, defended_clean=27.0, defended_attacked=25.0))
+    words = verdict(result(**ATTACKED, noise_restored=27.5, defended_clean=27.0, defended_attacked=25.0))
     assert "Restoring won **8.0 dB** (20.0 → 28.0 dB)" in words
     assert "The attack took **6.0 dB**, where random noise of the same size takes **0.5 dB**" in words
     assert "The defence gave back **3.0 dB**, 50 % of what was lost" in words
     assert "without an attack the defence costs **1.0 dB**" in words
 
 
-def test_verdict_on_an_attacker_who_knows_the_defence_claims_no_recovery() -> None:
+@pytest.mark.parametrize("threat", KINDS[1:])
+def test_verdict_on_an_attacker_who_knows_the_defence_claims_no_recovery(threat: Any) -> None:
     adaptive = result(**ATTACKED, defended_clean=27.0, defended_attacked=20.0)
-    adaptive.threat = "exact"
-    words = view.verdict(adaptive)
-    assert "who knows the defence took **8.0 dB** in spite of it" in words and "without the defence: 22.0 dB" in words
+    adaptive.threat = threat
+    words = verdict(adaptive)
+    assert "who knows the defence took **7.0 dB** in spite of it (27.0 → 20.0 dB; the same image without" in words
+    assert "without the defence: 22.0 dB" in words and "the defence costs **1.0 dB**" in words
     assert "gave back" not in words and adaptive.recovered is None
 
 
 def test_verdict_admits_that_the_defence_hurts() -> None:
-    words = view.verdict(result(**ATTACKED, defended_clean=20.0, defended_attacked=20.5))
+    words = verdict(result(**ATTACKED, defended_clean=20.0, defended_attacked=20.5))
     assert "The defence made it worse: it took another **1.5 dB**" in words
     assert "gave back" not in words
 
 
 def test_verdict_admits_that_nothing_happened() -> None:
-    words = view.verdict(result(restored=28.0, attacked_restored=28.0, defended_attacked=28.01))
+    words = verdict(result(restored=28.0, attacked_restored=28.0, defended_attacked=28.01))
     assert "The attack took **nothing**" in words
     assert "The defence gave back **nothing**" in words
 
 
 def test_verdict_names_a_share_of_a_real_loss_only() -> None:
-    assert "%" not in view.verdict(result(restored=28.0, attacked_restored=27.9, defended_attacked=28.5))
+    assert "%" not in verdict(result(restored=28.0, attacked_restored=27.9, defended_attacked=28.5))
 
 
 def test_verdict_without_attack_or_without_defence() -> None:
-    unattacked = view.verdict(result(captured=20.0, restored=28.0, defended_clean=27.0))
+    unattacked = verdict(result(captured=20.0, restored=28.0, defended_clean=27.0))
     assert "costs **1.0 dB**" in unattacked
     assert "attack took" not in unattacked
-    undefended = view.verdict(result(**ATTACKED))
+    undefended = verdict(result(**ATTACKED))
     assert "The attack took **6.0 dB**" in undefended
     assert "defence" not in undefended
 
@@ -87,12 +105,37 @@ def test_verdict_without_truth_compares_with_the_restorers_own_output() -> None:
         has_truth=False, attacked_restored=30.0, noise_restored=45.0, defended_clean=36.0, defended_attacked=33.0
     )
     case.images["restored"] = grey
-    words = view.verdict(case)
+    words = verdict(case)
     assert words.startswith("There is no ground truth")
     assert "moves the result to **30.0 dB** from it; random noise of the same size moves it to 45.0 dB" in words
     assert "comes out at **33.0 dB**, 3.0 dB nearer" in words
     case.images["defended_attacked"] = shifted(28.0)
-    assert "2.0 dB further away: the defence made it worse" in view.verdict(case)
+    assert "2.0 dB further away: the defence made it worse" in verdict(case)
+
+
+def test_verdict_without_truth_on_an_attacker_who_knows_the_defence() -> None:
+    case = result(has_truth=False, restored=60.0, attacked_restored=50.0, defended_clean=36.0, defended_attacked=30.0)
+    case.threat = "bpda"
+    words = verdict(case)
+    assert "knows the defence moves the result to **30.0 dB** in spite of it (the same image without" in words
+    assert "worse" not in words and "nearer" not in words
+
+
+def test_verdict_says_how_the_attack_searched() -> None:
+    assert "queries" not in verdict(searched(result(**ATTACKED)))
+    black_box = searched(result(**ATTACKED), forwards=1200, backwards=0)
+    assert "saw outputs only, those of 1,200 queries." in verdict(black_box, attack="square")
+    uneven = searched(result(**ATTACKED), forwards=1200, backwards=0, queries=torch.tensor([340]))
+    assert "those of 340 queries." in verdict(uneven, attack="simba")
+    misled = searched(result(**ATTACKED), zero_gradients=3)
+    assert "3 of its 10 gradients were zero everywhere" in verdict(misled)
+
+
+def test_verdict_names_the_size_that_an_attack_without_radius_chose() -> None:
+    case = searched(result(**ATTACKED))
+    assert "It has no ε: its change has a root mean square of **0.50** of 255" in verdict(case, attack="cw")
+    case.search = replace(case.search, image=case.images["captured"]) if case.search else None
+    assert "It changed nothing" in verdict(case, attack="cw")
 
 
 # --- Numbers and pictures ---------------------------------------------------------------------------------------------
@@ -139,7 +182,7 @@ def test_pair_takes_what_is_there() -> None:
 
 
 def test_progress_follows_the_plan() -> None:
-    progress = view.Progress(engine.phases(Choices(attack=False, defence="none")))
+    progress = view.Progress(engine.phases(Choices(attack="none", defence="none")))
     case = result(captured=20.0)
     assert progress.share == 0
     assert progress.update(Step("simulate", 1, 1, case))
@@ -201,7 +244,17 @@ def test_large_photos_are_scaled_down(tmp_path: Path) -> None:
         {"eps": 17},
         {"eps": float("nan")},
         {"steps": 51},
-        {"steps": None},
+        {"steps": float("nan")},
+        {"steps": "10"},
+        {"steps": 1001, "attack": "square"},
+        {"attack": "magic"},
+        {"threat": "magic"},
+        {"objective": "lpips"},
+        {"options": "restarts"},
+        {"options": "restarts=many"},
+        {"options": "magic=1"},
+        {"options": "restarts=2", "attack": "universal"},
+        {"options": "restarts=1000"},
         {"noise_level": 101},
         {"draws": 9},
         {"seed": -1},
@@ -215,8 +268,101 @@ def test_limits_hold_on_the_server(wrong: dict[str, Any]) -> None:
 
 
 def test_attacker_of_no_defence_is_the_oblivious_one() -> None:
-    assert Choices(knows_defence=True, defence="none").settings().threat == "oblivious"
-    assert Choices(knows_defence=True).settings().threat == "exact"
+    assert Choices(threat="exact", defence="none").settings().threat == "oblivious"
+    assert [Choices(threat=kind).settings().threat for kind in KINDS] == list(KINDS)
+
+
+# --- Attacks ----------------------------------------------------------------------------------------------------------
+
+
+def test_every_attack_threat_and_objective_can_be_chosen() -> None:
+    labels = {name: label for label, name in view.attack_choices()}
+    assert set(labels) == {"none", *ATTACKS.names()}
+    assert labels["pgd"] == "PGD · sees gradients" and labels["square"] == "Square · sees outputs only"
+    assert labels["low_frequency"] == "Low frequency · sees gradients"
+    assert tuple(view.THREATS) == KINDS
+    assert [name for _, name in view.objective_choices()] == list(OBJECTIVES)
+
+
+def test_options_are_explained() -> None:
+    assert view.options_words("pgd").startswith("`restarts=1`: runs from random starts of their own")
+    assert view.options_words("cospgd") == "`weight=softmax` (or error): of a pixel."
+    assert view.options_words("universal") == view.options_words("none") == ""
+
+
+@pytest.mark.parametrize("attack", ["none", *ATTACKS.names()])
+def test_settings_have_what_the_attack_takes(attack: str) -> None:
+    settings = Choices(attack=attack, norm="l2", objective="l1", options="").settings()
+    usual = {"eps": 4, "steps": engine.step_limits(attack)[0], "norm": "l2", "objective": "l1"}
+    for name, value in usual.items():
+        assert getattr(settings, name) == (value if name in engine.takes(attack) else None)
+
+
+def test_options_are_read_from_text() -> None:
+    options = Choices(options=" restarts = 2, momentum=0.75,").settings().options
+    assert options == {"restarts": 2, "momentum": 0.75}
+    assert Choices(options=None).settings().options == {"restarts": 1, "momentum": 0.0}
+
+
+def test_controls_follow_the_attack() -> None:
+    info, eps, steps, _, objective, norm, options, now = interface.controls_of("simba", "pgd")
+    assert info["info"] == ATTACKS.get("simba").summary and now == "simba"
+    assert eps["visible"] and objective["visible"] and not norm["visible"]
+    assert (steps["value"], steps["maximum"]) == engine.QUERY_STEPS
+    assert options["visible"] and options["value"] == "" and "basis=pixel" in options["info"]
+    _, eps, steps, *_ = interface.controls_of("cw", "pgd")
+    assert not eps["visible"]
+    assert "value" not in steps, "steps that were chosen for PGD are kept"
+    assert not any(update["visible"] for update in interface.controls_of("none", "pgd")[1:-1])
+
+
+DEFENCE: dict[str, Any] = {"defence": "ddpm", "noise_level": 3, "draws": 1}
+
+
+@pytest.mark.parametrize("attack", ATTACKS.names())
+def test_phases_know_the_steps_of_every_attack(attack: str) -> None:
+    choices = Choices(attack=attack, steps=2, options="searches=3" if attack == "cw" else "", captured=True, **DEFENCE)
+    planned = next(phase.steps for phase in engine.phases(choices) if phase.words == "Attacking")
+    photo = torch.rand(1, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    reported = {step.steps for step in engine.start(photo, choices, choices.settings()) if step.stage == "attack"}
+    assert reported == {planned}
+
+
+@pytest.mark.parametrize("attack", ["pgd", "square"])
+def test_phases_cost_what_each_threat_evaluates(attack: str) -> None:
+    cost = {}
+    for kind in KINDS:
+        plan = engine.phases(Choices(attack=attack, threat=kind, **DEFENCE))
+        cost[kind] = next(phase.cost for phase in plan if phase.words == "Attacking")
+    gradients = {"oblivious": 3, "bpda": 3 + 3, "surrogate": 3 + 4 * 2, "exact": 3 + 4 * 3}
+    assert cost == (gradients if attack == "pgd" else {"oblivious": 1, "bpda": 4, "surrogate": 3, "exact": 4})
+
+
+def test_progress_counts_the_steps_that_the_library_reports() -> None:
+    progress = view.Progress(engine.phases(Choices(captured=True, steps=10)))
+    case = result(restored=28.0)
+    progress.update(Step("restore", 1, 1, case))
+    progress.update(Step("attack", 3, 40, case))
+    assert "Attacking, step 3 of 40" in progress.words()
+    assert not progress.due()
+    progress.shown -= 2 * view.REFRESH
+    assert progress.due() and not progress.due()
+
+
+@pytest.mark.parametrize("threat", ["oblivious", "bpda"])
+@pytest.mark.parametrize("attack", ATTACKS.names())
+def test_every_attack_runs_to_a_report(attack: str, threat: str, tmp_path: Path) -> None:
+    write_png(torch.rand(1, 3, 32, 32, generator=torch.Generator().manual_seed(0)), tmp_path / "tiny.png")
+    updates = interface.run(str(tmp_path / "tiny.png"), attack=attack, steps=2, draws=1, threat=threat)
+    *_, (line, words, stages, _, _, report) = updates
+    assert 'data-state="done"' in line
+    assert ("who knows the defence" in words) == (threat != "oblivious")
+    assert ("queries" in words) == (not ATTACKS.get(attack).white_box)
+    assert len(stages) == len(view.STAGES)
+    settings = report["settings"]
+    assert (settings["attack"], settings["threat"]) == (attack, threat)
+    assert settings["steps"] == (2 if "steps" in engine.takes(attack) else None)
+    assert settings["options"] == ATTACKS.get(attack).parse_options({})
 
 
 # --- The API ----------------------------------------------------------------------------------------------------------
@@ -260,6 +406,19 @@ def test_api_takes_a_real_capture(client: Any, tiny: Any) -> None:
     assert report["images"][0]["psnr"]["attacked_restored"] > 0
 
 
+def test_api_takes_more_steps_of_a_black_box_attack(client: Any, tiny: Any) -> None:
+    options = {"attack": "square", "threat": "exact", "objective": "ssim", "options": "p_init=0.5", "draws": 1}
+    *_, report = client.predict(tiny, steps=60, api_name="/run", **options)
+    expected = {"steps": 60, "norm": None, "objective": "ssim", "threat": "exact", "options": {"p_init": 0.5}}
+    assert {name: report["settings"][name] for name in expected} == expected
+    assert report["images"][0]["search"]["forwards"] == 60
+
+
+def test_api_gives_the_usual_steps_for_null(client: Any, tiny: Any) -> None:
+    *_, report = client.predict(tiny, attack="square", steps=None, defence="none", api_name="/run")
+    assert report["settings"]["steps"] == 200
+
+
 def test_api_errors_are_one_sentence_without_paths(client: Any, tiny: Any, tmp_path: Path) -> None:
     from gradio_client import handle_file
 
@@ -268,6 +427,10 @@ def test_api_errors_are_one_sentence_without_paths(client: Any, tiny: Any, tmp_p
         (handle_file(str(tmp_path / "no_image.png")), {}, "The photo: not an image"),
         (tiny, {"eps": 99}, "99"),
         (None, {}, "no photo"),
+        (tiny, {"options": "restarts"}, "The option 'restarts' is not of the form name=value."),
+        (tiny, {"options": "spin=2"}, "Attack pgd has no option 'spin'; it has restarts, momentum."),
+        (tiny, {"attack": "magic"}, "magic"),
+        (tiny, {"steps": 51}, "51, not a number in 1…50"),
     ):
         with pytest.raises(Exception, match=expected) as caught:
             client.predict(photo, api_name="/run", **options)

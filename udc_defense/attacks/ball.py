@@ -42,12 +42,13 @@ class Ball:
 
     def project(self, x: Tensor) -> Tensor:
         """The nearest point of the ball, then of the box: clamping never leaves a ball whose centre is in the box."""
-        delta = x - self.image
+        return (self.image + self.shorten(x - self.image)).clamp(0, 1)
+
+    def shorten(self, delta: Tensor) -> Tensor:
+        """The nearest perturbation of the ball, whatever the box."""
         if self.norm == "linf":
-            delta = delta.clamp(-self.radius, self.radius)
-        else:
-            delta = delta * (self.radius / rms(delta)).clamp_max(1.0)
-        return (self.image + delta).clamp(0, 1)
+            return delta.clamp(-self.radius, self.radius)
+        return delta * (self.radius / rms(delta)).clamp_max(1.0)
 
     def start(self, generators: list[torch.Generator]) -> Tensor:
         """A random point: where the reference is the model's own output, the gradient at the image itself is zero."""

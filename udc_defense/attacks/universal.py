@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from udc_defense.attacks.ball import Ball, Norm, rms
+from udc_defense.attacks.ball import Ball, Norm
 from udc_defense.attacks.base import AttackResult, check_inputs, register
 from udc_defense.attacks.gradients import loss, loss_and_grad
 from udc_defense.attacks.objectives import Objective, mse
@@ -183,16 +183,11 @@ class _Shared:
         if mean_loss > self.best_loss:
             self.best, self.best_loss = self.delta, mean_loss
         # The sum and the mean have the same direction, and a step has its own length.
-        self.delta = self._project(self.delta + self.ball.steepest(self.gradient) * self.ball.radius / 4)
+        # Onto the ball alone: where [0, 1] cuts differs between captures.
+        self.delta = self.ball.shorten(self.delta + self.ball.steepest(self.gradient) * self.ball.radius / 4)
         self.gradient = torch.zeros_like(self.delta)
 
     def _start(self, image: Tensor) -> None:
         self.best = self.gradient = torch.zeros_like(image[:1])
         self.ball = Ball.around(self.best, self.eps, self.norm)
-        self.delta = self._project(uniform(self.best, self.generators) * self.ball.radius)
-
-    def _project(self, delta: Tensor) -> Tensor:
-        """Onto the ball alone: where [0, 1] cuts differs between captures."""
-        if self.norm == "linf":
-            return delta.clamp(-self.ball.radius, self.ball.radius)
-        return delta * (self.ball.radius / rms(delta)).clamp_max(1)
+        self.delta = self.ball.shorten(uniform(self.best, self.generators) * self.ball.radius)

@@ -35,6 +35,8 @@ MAX_SEED = 2**31 - 1
 MAX_SIDE = {"cpu": 768, "cuda": 1536}
 METHODS = ("none", "one_step", "ddim", "ddpm")
 NORMS = ("linf", "l2")
+# Of attacks that ask more than once; SimBA does where its first try fails, as about every second does.
+QUERIES_PER_STEP = {"simba": 1.5}
 PURIFIER_STEPS = 5  # of ddim, the only method that can choose
 
 
@@ -103,15 +105,17 @@ class Choices:
         """The attack's own, all of them, from a text such as `restarts=2, momentum=0.75`."""
         if self.attack == "none":
             return {}
-        given = [part.partition("=") for part in (self.options or "").split(",") if part.strip()]
-        for name, equals, value in given:
+        given = {}
+        for part in filter(str.strip, (self.options or "").split(",")):
+            name, equals, value = map(str.strip, part.partition("="))
             if not equals:
-                raise SettingError(f"{name.strip()!r} is not of the form name=value.")
-        return ATTACKS.get(self.attack).parse_options({name.strip(): value.strip() for name, _, value in given})
+                raise SettingError(f"the option {name!r} is not of the form name=value.")
+            given[name] = value
+        return ATTACKS.get(self.attack).parse_options(given)
 
     def settings(self) -> case.Settings:
         """For the library. Without a defence, an attacker who knows it is the same as one who does not."""
-        shared = {"eps": float(self.eps), "steps": int(self.attack_steps)}
+        shared: dict[str, Any] = {"eps": float(self.eps), "steps": int(self.attack_steps)}
         shared |= {"norm": self.norm, "objective": self.objective}
         against = self.threat if "none" not in (self.attack, self.defence) else "oblivious"
         return case.Settings(
@@ -120,7 +124,7 @@ class Choices:
             threat=against,  # type: ignore[arg-type]  # one of KINDS
             options=self.attack_options(),
             seed=secrets.randbelow(MAX_SEED) if self.random_seed else int(self.seed),
-            **{name: value for name, value in shared.items() if name in takes(self.attack)},  # type: ignore[arg-type]
+            **{name: value for name, value in shared.items() if name in takes(self.attack)},
         )
 
     def purifier(self) -> dict[str, Any] | None:
@@ -184,11 +188,7 @@ def _attack_phase(choices: Choices) -> Phase:
         cost = 3.0 + gradient_cost * evaluations
     else:
         cost = QUERIES_PER_STEP.get(choices.attack, 1.0) * (1 + evaluations)
-    return Phase("Attacking", choices.attack_steps * choices.repeats, cost)
-
-
-# Of attacks that need not one; SimBA asks again where its first try fails, as about every second does.
-QUERIES_PER_STEP = {"simba": 1.5}
+    return Phase("Attacking", int(choices.attack_steps) * choices.repeats, cost)
 
 
 def _evaluations(choices: Choices, per_draw: int = MAX_NOISE_LEVEL) -> int:

@@ -129,7 +129,7 @@ def _controls(samples: dict[str, Path]) -> tuple[list[gr.components.Component], 
             THREATS,
             value="oblivious",
             label="What the attacker knows of the defence",
-            info="An attack that sees outputs only asks it instead of differentiating it.",
+            info="Attacks that see outputs only query it and differentiate nothing.",
             filterable=False,
             elem_id="threat",
         )
@@ -142,6 +142,7 @@ def _controls(samples: dict[str, Path]) -> tuple[list[gr.components.Component], 
         )
         norm = gr.Radio(NORMS, value="linf", label="Size of the attack is measured in", elem_id="norm")
         options = gr.Textbox(
+            "",
             label="Options of this attack",
             info=view.options_words(ATTACK),
             placeholder="name=value, name=value",

@@ -13,6 +13,7 @@ from PIL import Image
 from torch import Tensor
 
 from udc_defense.attacks import ATTACKS
+from udc_defense.attacks.base import Option
 from udc_defense.attacks.objectives import OBJECTIVE_WORDS, OBJECTIVES
 from udc_defense.checkpoints import resolve, training_facts
 from udc_defense.demo.engine import Phase
@@ -48,9 +49,9 @@ ATTACK_TITLES = {"apgd": "Auto-PGD", "cospgd": "CosPGD", "cw": "Carlini–Wagner
 ATTACK_TITLES |= {"simba": "SimBA"}
 THREATS = {
     "oblivious": "Nothing: sees the restorer alone",
-    "bpda": "Runs it, but differentiates the restorer only (BPDA)",
-    "surrogate": "Differentiates a version of it with fewer steps",
-    "exact": "Differentiates all of it (slowest)",
+    "bpda": "Runs it, ignores it in gradients (BPDA)",
+    "surrogate": "Gradients through fewer of its steps",
+    "exact": "Exact gradients through it (slowest)",
 }
 REFRESH = 0.1  # s: a browser need not draw more status lines
 HURTS = 0.05  # dB: smaller differences are called none
@@ -59,13 +60,12 @@ FILLED = 0.35  # of the range of values, by the largest change of an amplified p
 
 def attack_choices() -> list[tuple[str, str]]:
     """Every attack of the library with its label; those that see gradients first."""
-    names = sorted(ATTACKS.names(), key=lambda name: not ATTACKS.get(name).white_box)
-    return [("No attack", "none"), *((_attack_label(name), name) for name in names)]
-
-
-def _attack_label(name: str) -> str:
-    title = ATTACK_TITLES.get(name, name.replace("_", " ").capitalize())
-    return f"{title} · sees {'gradients' if ATTACKS.get(name).white_box else 'outputs only'}"
+    choices = []
+    for name in ATTACKS.names():
+        title = ATTACK_TITLES.get(name, name.replace("_", " ").capitalize())
+        choices.append((f"{title} · sees {'gradients' if ATTACKS.get(name).white_box else 'outputs only'}", name))
+    choices.sort(key=lambda choice: (not ATTACKS.get(choice[1]).white_box, choice[0]))
+    return [("No attack", "none"), *choices]
 
 
 def attack_words(attack: str) -> str:
@@ -76,11 +76,14 @@ def attack_words(attack: str) -> str:
 def options_words(attack: str) -> str:
     """The attack's own options with their defaults, each with the first sentence of its description; may be empty."""
     options = () if attack == "none" else ATTACKS.get(attack).options
-    return " ".join(f"`{option.name}={option.default}`: {_first_sentence(option.words)}" for option in options)
+    return " ".join(_option_words(option) for option in options)
 
 
-def _first_sentence(words: str) -> str:
-    return words.partition(". ")[0].removesuffix(".") + "."
+def _option_words(option: Option) -> str:
+    others = [choice for choice in option.choices if choice != option.default]
+    alternatives = f" (or {', '.join(others)})" if others else ""
+    first_sentence = option.words.partition(". ")[0].removesuffix(".")
+    return f"`{option.name}={option.default}`{alternatives}: {first_sentence}."
 
 
 def objective_choices() -> list[tuple[str, str]]:
@@ -169,16 +172,18 @@ def verdict(result: Result, settings: Settings) -> str:
 
 def _how(result: Result, settings: Settings) -> list[str]:
     """What one should know of the search before believing its numbers."""
-    found = result.report()["search"]
+    found = result.search
     if found is None:
         return []
     sentences = []
     if settings.eps is None:
-        sentences.append(_own_size(found["delta_rms"]))
-    if not found["backwards"]:
-        sentences.append(f"It saw outputs only, those of {found['forwards']:,} queries.")
-    if found["zero_gradients"]:
-        share = f"{found['zero_gradients']} of its {found['backwards']} gradients were zero everywhere"
+        delta = found.image - result.images["captured"]
+        sentences.append(_own_size(255 * float(delta.square().mean().sqrt())))
+    if not found.backwards:
+        queries = found.forwards if found.queries is None else int(found.queries.max())
+        sentences.append(f"It saw outputs only, those of {queries:,} queries.")
+    if found.zero_gradients:
+        share = f"{found.zero_gradients} of its {found.backwards} gradients were zero everywhere"
         sentences.append(f"{share}: it was misled, and what it failed to do proves nothing.")
     return sentences
 
@@ -199,26 +204,27 @@ def _with_truth(psnr: dict[str, float | None], threat: str, how: list[str]) -> l
         sentences.append(
             f"Restoring {_moved(restored - captured, 'won', 'lost')} ({captured:.1f} → {restored:.1f} dB)."
         )
-    defended = psnr["defended_attacked"]
+    defended, unattacked = psnr["defended_attacked"], psnr["defended_clean"]
     if threat != "oblivious" and defended is not None:
-        sentences += [_adaptive(restored, defended, attacked), *how]
+        # Against what the defence leaves unattacked: its own cost is not the attacker's doing.
+        sentences += [_adaptive(restored if unattacked is None else unattacked, defended, attacked), *how]
     elif attacked is not None:
         taken = _moved(restored - attacked, "took", "added")
         sentences += [f"The attack {taken}{_noise_control(psnr, restored)}.", *how]
         if defended is not None:
             sentences.append(_given_back(restored, attacked, defended))
-    if (unattacked := psnr["defended_clean"]) is not None:
+    if unattacked is not None:
         sentences.append(
             f"On the same photo without an attack the defence {_moved(restored - unattacked, 'costs', 'gains')}."
         )
     return sentences
 
 
-def _adaptive(restored: float, defended: float, bare: float | None) -> str:
+def _adaptive(before: float, defended: float, bare: float | None) -> str:
     """The attack was made for the defended restorer; what it does to the bare one is a side effect."""
-    side = "" if bare is None else f" (the same image without the defence: {bare:.1f} dB)"
-    moved = _moved(restored - defended, "took", "added")
-    return f"The attacker who knows the defence {moved} in spite of it{side}."
+    side = "" if bare is None else f"; the same image without the defence: {bare:.1f} dB"
+    moved = _moved(before - defended, "took", "added")
+    return f"The attacker who knows the defence {moved} in spite of it ({before:.1f} → {defended:.1f} dB{side})."
 
 
 def _noise_control(psnr: dict[str, float | None], restored: float) -> str:

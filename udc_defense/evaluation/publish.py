@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from udc_defense.checkpoints import EMBEDDED, checksum, embedded_names, training_facts
-from udc_defense.evaluation import spine
+from udc_defense.evaluation import attack_tables, spine
 from udc_defense.evaluation.runner import Results, read_results
 
 ROOT = Path(__file__).parents[2]
@@ -23,18 +23,24 @@ KINDS = ("restorer", "purifier")
 def places() -> dict[str, str]:
     """Name of a marked place -> its Markdown."""
     results = read_results(ROOT / "results" / "spine.json")
+    suite = read_results(ROOT / "results" / "attacks.json")
     denoising = json.loads((ROOT / "results" / "denoising.json").read_text(encoding="utf-8"))
     found = {
         "grid": spine.grid_table(results),
         "denoising": _denoising(denoising),
         "checkpoints": _checkpoints(),
         "verdict": verdict(results),
+        "attacks-verdict": attack_tables.verdict(suite),
         "made": f"`{results.command}`, seed {results.seed}, torch {results.versions['torch']}, on {results.hardware}.",
     }
     for split in ("val", "heldout"):
         found[f"psnr-{split}"] = spine.table(results, split)
         found[f"ssim-{split}"] = spine.table(results, split, "ssim")
         found[f"adaptive-{split}"] = spine.adaptive_table(results, split)
+        found[f"attacks-{split}"] = attack_tables.oblivious_table(suite, split)
+        found[f"known-{split}"] = attack_tables.adaptive_table(suite, split)
+        found[f"smallest-{split}"] = attack_tables.smallest_table(suite, split)
+        found[f"flags-{split}"] = attack_tables.flags_table(suite, split)
     return found
 
 
