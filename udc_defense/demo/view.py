@@ -48,7 +48,7 @@ STANDS_IN = {
 ATTACK_TITLES = {"apgd": "Auto-PGD", "cospgd": "CosPGD", "cw": "Carlini–Wagner", "fgsm": "FGSM", "pgd": "PGD"}
 ATTACK_TITLES |= {"simba": "SimBA"}
 THREATS = {
-    "oblivious": "Nothing: sees the restorer alone",
+    "oblivious": "Nothing: sees the restorer",
     "bpda": "Runs it, ignores it in gradients (BPDA)",
     "surrogate": "Gradients through fewer of its steps",
     "exact": "Exact gradients through it (slowest)",
