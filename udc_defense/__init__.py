@@ -12,6 +12,7 @@ __version__ = "0.1.0"
 
 _SOURCES = {
     "Defense": "udc_defense.defense",
+    "UDCDefensePipeline": "udc_defense.pipeline",
     "capture": "udc_defense.imaging",
     "load_purifier": "udc_defense.checkpoints",
     "load_restorer": "udc_defense.checkpoints",

@@ -53,7 +53,7 @@ def load_purifier(source: str | Path = "default", **options: Any) -> DiffusionPu
 
     Args:
         source: an embedded name, a folder, or `owner/name[@revision]` on the Hub.
-        options: sampler, noise_level, steps, draws, aggregate of `DiffusionPurifier`.
+        options: sampler, noise_level, steps, draws, aggregate, eta of `DiffusionPurifier`.
 
     Raises:
         CheckpointError: one sentence that says what is wrong with it.
@@ -66,8 +66,8 @@ def load_purifier(source: str | Path = "default", **options: Any) -> DiffusionPu
     folder = resolve(source, "purifier")
     network = _built(UNet2DModel, _read_json(folder / "unet" / "config.json"), source)
     scheduler = _built(DDPMScheduler, _read_json(folder / "scheduler" / "scheduler_config.json"), source)
-    if scheduler.config["prediction_type"] != "epsilon":
-        raise CheckpointError(f"{source}: predicts {scheduler.config['prediction_type']!r}, not epsilon.")
+    if scheduler.config["prediction_type"] not in ("epsilon", "sample"):
+        raise CheckpointError(f"{source}: predicts {scheduler.config['prediction_type']!r}, not epsilon or sample.")
     last_timestep = training_facts(folder).get("last_timestep")
     if not isinstance(last_timestep, int | None):
         raise CheckpointError(f"{source}: last_timestep {last_timestep!r} in its training.json is not a whole number.")

@@ -313,6 +313,7 @@ def _purifier_facts(options: argparse.Namespace) -> dict[str, Any] | None:
         "steps": options.purify_steps,
         "draws": options.draws,
         "aggregate": options.aggregate,
+        "eta": options.eta,
     }
 
 
@@ -459,8 +460,8 @@ def _parser() -> argparse.ArgumentParser:
     restore = _one_stage_command(commands, "restore", _restore, "captures to restored images")
     _add_common(restore)
 
-    train = _command(commands, "train", _train, "train a restorer or a purifier from scratch")
-    train.add_argument("network", choices=("restorer", "purifier"))
+    train = _command(commands, "train", _train, "train a restorer or a purifier")
+    train.add_argument("network", choices=("restorer", "purifier", "robust_purifier"))
     train.add_argument("--scenes", type=Path, metavar="DIR", help="panoramas (.hdr) and photos")
     train.add_argument("--crops", type=Path, metavar="FILE", help="crop list whose scenes are kept out of training")
     _add_pairs(train)
@@ -589,9 +590,12 @@ def _name_and_value(text: str) -> tuple[str, str]:
 
 
 def _add_purifier(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--purifier", default="one_step", metavar="NAME", help="one_step, ddim, ddpm or none")
+    parser.add_argument(
+        "--purifier", default="one_step", metavar="NAME", help="one_step, ddim, ddpm, dpm_solver, ode or none"
+    )
     parser.add_argument("--purifier-weights", default="default", metavar="NAME", help="embedded name, folder or Hub id")
     parser.add_argument("--noise-level", type=int, default=30, help="forward diffusion steps (default 30)")
-    parser.add_argument("--purify-steps", type=int, default=5, help="network evaluations of ddim")
+    parser.add_argument("--purify-steps", type=int, default=5, help="of ddim, dpm_solver and ode (default 5)")
+    parser.add_argument("--eta", type=float, default=0.0, help="randomness of ddim, 0 to 1 (default 0)")
     parser.add_argument("--draws", type=int, default=8, help="purifications that are aggregated")
     parser.add_argument("--aggregate", choices=("mean", "median"), default="mean")

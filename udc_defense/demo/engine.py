@@ -22,6 +22,7 @@ from udc_defense.errors import SettingError
 from udc_defense.evaluation import case
 from udc_defense.evaluation.runner import checkpoint_sums, versions
 from udc_defense.images import read_image
+from udc_defense.purifiers import SAMPLERS
 from udc_defense.purifiers.diffusion import DiffusionPurifier
 from udc_defense.restorers.base import Restorer
 from udc_defense.threats import KINDS
@@ -33,11 +34,11 @@ GRADIENT_STEPS, QUERY_STEPS = (10, 50), (200, 1000)
 REPEATS, MAX_STEPS_IN_ALL = ("restarts", "searches"), 1000
 MAX_SEED = 2**31 - 1
 MAX_SIDE = {"cpu": 768, "cuda": 1536}
-METHODS = ("none", "one_step", "ddim", "ddpm")
+METHODS = ("none", *SAMPLERS.names())
 NORMS = ("linf", "l2")
 # Of attacks that ask more than once; SimBA does where its first try fails, as about every second does.
 QUERIES_PER_STEP = {"simba": 1.5}
-PURIFIER_STEPS = 5  # of ddim, the only method that can choose
+PURIFIER_STEPS = 5  # of the methods that can choose
 
 
 def takes(attack: str) -> frozenset[str]:
@@ -195,8 +196,7 @@ def _evaluations(choices: Choices, per_draw: int = MAX_NOISE_LEVEL) -> int:
     """Of the purifier's network in one pass, with at most so many per draw."""
     if choices.defence == "none" or not choices.noise_level:
         return 0
-    level = int(choices.noise_level)
-    of_method = {"one_step": 1, "ddpm": level, "ddim": min(PURIFIER_STEPS, level)}[choices.defence]
+    of_method = SAMPLERS.get(choices.defence).evaluations(int(choices.noise_level), PURIFIER_STEPS)
     return min(of_method, per_draw) * int(choices.draws)
 
 

@@ -28,7 +28,15 @@ with a diffusion model before the photo is repaired. Here you see what either is
 HONESTY = (
     "By default the attacker **does not know** the defence, which flatters it. Choose one who does under *Details*."
 )
-METHODS = [("None", "none"), ("One step", "one_step"), ("DDIM, 5 steps", "ddim"), ("DDPM, every step", "ddpm")]
+METHOD_WORDS = {
+    "none": "None",
+    "one_step": "One step",
+    "ddim": "DDIM, 5 steps",
+    "ddpm": "DDPM, every step",
+    "dpm_solver": "DPM-Solver++, 5 steps",
+    "ode": "Probability flow, 5 steps",
+}
+METHODS = [(METHOD_WORDS.get(name, name), name) for name in engine.METHODS]
 NORMS = [("L∞: each value by at most ε", "linf"), ("L2: ε on average (root mean square)", "l2")]
 THREATS = [(words, kind) for kind, words in view.THREATS.items()]
 STAGE_CHOICES = [(words, key) for key, words in view.STAGES.items()]
@@ -114,7 +122,7 @@ def _controls(samples: dict[str, Path]) -> tuple[list[gr.components.Component], 
         steps = gr.Slider(1, most, usual, step=1, label="Steps of the attack", elem_id="steps")
         steps.preprocess = lambda payload: payload  # type: ignore[method-assign]  # by the API, `Choices` knows limits
     with gr.Group():
-        defence = gr.Radio(METHODS, value=DEFAULT.sampler, label="Defence", elem_id="defence")
+        defence = gr.Dropdown(METHODS, value=DEFAULT.sampler, label="Defence", filterable=False, elem_id="defence")
         level = gr.Slider(
             0,
             engine.MAX_NOISE_LEVEL,
@@ -333,7 +341,7 @@ def run(
         attack: none, or one of the library's, such as pgd, apgd, cw (see gradients), square or simba (outputs only).
         eps: largest change, in units of 1/255, 0 to 16.
         steps: of the attack, 1 to 50, of one that sees outputs only to 1000; null: the usual 10, or 200.
-        defence: none, one_step, ddim or ddpm.
+        defence: none, one_step, ddim, ddpm, dpm_solver or ode.
         noise_level: forward diffusion steps, 0 to 100.
         draws: purifications that are averaged, 1 to 8.
         threat: what the attacker knows of the defence: oblivious, bpda, surrogate or exact.

@@ -1,10 +1,10 @@
-"""What a sampler sees of the diffusion model."""
+"""What a sampler is, and what it sees of the diffusion model."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Protocol
+from inspect import signature
 
 import torch
 from torch import Tensor
@@ -30,14 +30,68 @@ class Diffusion:
         """x̂₀ of x_t and ε̂, the same equation solved."""
         return (x - (1 - self.level(t)) ** 0.5 * epsilon) / self.level(t) ** 0.5
 
+    def noise_of(self, x: Tensor, t: int, x0: Tensor) -> Tensor:
+        """ε̂ of x_t and x̂₀, the same equation solved once more."""
+        return (x - self.level(t) ** 0.5 * x0) / (1 - self.level(t)) ** 0.5
+
+    def moved(self, x: Tensor, t: int, after: int, epsilon: Tensor) -> Tensor:
+        """From x_t to `after` along ε̂: Euler's step of the probability flow, DDIM's (arXiv 2010.02502, eq. 13)."""
+        return self.noised(self.clean(x, t, epsilon), after, epsilon)
+
     def level(self, t: int) -> float:
         """ᾱ_t; 1 at t = -1, the image itself."""
         return float(self.signal[t]) if t >= 0 else 1.0
 
+    def sigma(self, t: int) -> float:
+        """√((1 - ᾱ_t) / ᾱ_t), the noise of x_t / √ᾱ_t = x_0 + σ ε; 0 at t = -1. Its logarithm is -λ."""
+        return ((1 - self.level(t)) / self.level(t)) ** 0.5
 
-class Sampler(Protocol):
-    """Yields the image after each reverse step from x_t down to x_0; the last one is the result."""
+    def timesteps(self, t: int, steps: int) -> list[int]:
+        """For solvers of second order: `steps` distinct timesteps from t down, t + 1 at most, then -1.
+
+        √σ falls evenly, as near as whole timesteps allow (arXiv 2206.00364, eq. 5 with ρ = 2 and σ_min = 0). Even in
+        t, second order is lost at small t, where σ grows as √t; even in λ, the first of few steps are too long.
+        """
+        count = min(steps, t + 1)
+        roots = ((1 - self.signal[: t + 1]) / self.signal[: t + 1]) ** 0.25
+        aims = torch.linspace(1, 0, count + 1).to(roots)[:-1] * roots[t]
+        chosen: list[int] = []
+        for later, nearest in zip(reversed(range(count)), (roots - aims[:, None]).abs().argmin(dim=1), strict=True):
+            # At least one timestep for each of the later ones, and none twice.
+            chosen.append(min(max(int(nearest), later), chosen[-1] - 1 if chosen else t))
+        return [*chosen, -1]
+
+
+def one_a_step(noise_level: int, steps: int) -> int:
+    """Evaluations of a sampler that evaluates the network once a step, at most once per timestep."""
+    return min(steps, noise_level)
+
+
+@dataclass(frozen=True)
+class Sampler:
+    """Calling it yields the image after each network evaluation from x_t down to x_0; the last one is the result.
+
+    Attributes:
+        iterate: generator function of (diffusion, x, t, *, steps, generators), and of `eta` where it has one.
+        evaluations: (noise level t + 1, steps) -> network evaluations of a draw.
+    """
+
+    iterate: Callable[..., Iterator[Tensor]]
+    evaluations: Callable[[int, int], int]
 
     def __call__(
-        self, diffusion: Diffusion, x: Tensor, t: int, *, steps: int, generators: list[torch.Generator]
-    ) -> Iterator[Tensor]: ...
+        self,
+        diffusion: Diffusion,
+        x: Tensor,
+        t: int,
+        *,
+        steps: int,
+        generators: list[torch.Generator],
+        **options: float,
+    ) -> Iterator[Tensor]:
+        return self.iterate(diffusion, x, t, steps=steps, generators=generators, **options)
+
+    @property
+    def has_eta(self) -> bool:
+        """Its randomness can be chosen."""
+        return "eta" in signature(self.iterate).parameters

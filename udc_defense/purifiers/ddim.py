@@ -1,21 +1,33 @@
-"""DDIM with η = 0 (arXiv 2010.02502, eq. 12): deterministic, over few evenly spaced timesteps."""
+"""DDIM (arXiv 2010.02502, eq. 12) over few evenly spaced timesteps: deterministic, or with noise added at each step."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import pairwise
 
 import torch
 from torch import Tensor
 
+from udc_defense.noise import normal
 from udc_defense.purifiers import register
 from udc_defense.purifiers.base import Diffusion
 
 
 @register("ddim")
-def ddim(diffusion: Diffusion, x: Tensor, t: int, *, steps: int, generators: list[torch.Generator]) -> Iterator[Tensor]:
-    """`steps` network evaluations from t down, at most one per timestep."""
+def ddim(
+    diffusion: Diffusion, x: Tensor, t: int, *, steps: int, generators: list[torch.Generator], eta: float = 0.0
+) -> Iterator[Tensor]:
+    """`steps` network evaluations from t down, at most one per timestep.
+
+    Args:
+        eta: 0 is deterministic; 1 is as random as DDPM over these timesteps, and is DDPM over all of them.
+    """
     timesteps = torch.linspace(t, -1, min(steps, t + 1) + 1).round().int().tolist()
-    for now, after in zip(timesteps, timesteps[1:], strict=False):
+    for now, after in pairwise(timesteps):
+        signal, target = diffusion.level(now), diffusion.level(after)
         epsilon = diffusion.predict(x, now)
-        x = diffusion.noised(diffusion.clean(x, now, epsilon), after, epsilon)
+        variance = eta**2 * (1 - target) / (1 - signal) * (1 - signal / target)  # eq. 16
+        x = diffusion.clean(x, now, epsilon) * target**0.5 + epsilon * (1 - target - variance) ** 0.5
+        if variance > 0:
+            x = x + variance**0.5 * normal(x, generators)
         yield x

@@ -12,7 +12,7 @@ from udc_defense.purifiers import register
 from udc_defense.purifiers.base import Diffusion
 
 
-@register("ddpm")
+@register("ddpm", evaluations=lambda noise_level, steps: noise_level)
 def ddpm(diffusion: Diffusion, x: Tensor, t: int, *, steps: int, generators: list[torch.Generator]) -> Iterator[Tensor]:
     """Every timestep from t down to 0, whatever `steps` says: t + 1 network evaluations."""
     for now in range(t, -1, -1):

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from diffusers import DDPMScheduler, UNet2DModel
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
+from torch.autograd.function import once_differentiable
 
 from udc_defense.errors import SettingError
 from udc_defense.noise import Generators, normal, split
@@ -36,13 +36,14 @@ class DiffusionPurifier(nn.Module):
     """Capture (B, 3, H, W) to purified capture, differentiable.
 
     Args:
-        network: noise predictor, ε-prediction on [-1, 1].
-        scheduler: gives the betas.
+        network: predicts ε, or x_0 itself, from x_t in [-1, 1].
+        scheduler: gives the betas, and with `prediction_type` what is predicted: `epsilon` or `sample`.
         sampler: name of a file of this package: `one_step`, `ddim`, `ddpm`, …
         noise_level: number of forward steps t*; 0 is the identity.
-        steps: network evaluations per draw of the samplers that can choose (`ddim`).
+        steps: of the samplers that can choose; network evaluations per draw, but a step of `ode` takes two.
         draws: independent purifications, aggregated pixel by pixel.
         aggregate: `mean` or `median` over the draws.
+        eta: randomness of `ddim`, from 0, none, to 1, that of DDPM; the others have none to choose.
         last_timestep: the network was trained below this timestep; a higher noise level is refused.
 
     Raises:
@@ -63,6 +64,7 @@ class DiffusionPurifier(nn.Module):
         steps: int = 5,
         draws: int = 1,
         aggregate: Aggregate = "mean",
+        eta: float = 0.0,
         last_timestep: int | None = None,
     ) -> None:
         super().__init__()
@@ -73,8 +75,15 @@ class DiffusionPurifier(nn.Module):
             raise SettingError(f"steps {steps} and draws {draws} must be at least 1.")
         if aggregate not in ("mean", "median"):
             raise SettingError(f"aggregate {aggregate!r} is neither mean nor median.")
+        if not 0 <= eta <= 1:
+            raise SettingError(f"eta {eta} is not in 0…1.")
+        self.prediction = scheduler.config["prediction_type"]
+        if self.prediction not in ("epsilon", "sample"):
+            raise SettingError(f"a network that predicts {self.prediction!r} is no purifier: epsilon or sample.")
         self.network, self.sampler, self.sample = network, sampler, SAMPLERS.get(sampler)
-        self.noise_level, self.draws, self.aggregate = noise_level, draws, aggregate
+        if eta and not self.sample.has_eta:
+            raise SettingError(f"eta {eta}: the randomness of the purifier {sampler!r} cannot be chosen.")
+        self.noise_level, self.draws, self.aggregate, self.eta = noise_level, draws, aggregate, eta
         self.sampler_steps, self.last_timestep = steps, last_timestep
         self.register_buffer("signal", scheduler.alphas_cumprod.double(), persistent=False)
         self.multiple = 2 ** (len(network.config["block_out_channels"]) - 1)
@@ -87,18 +96,21 @@ class DiffusionPurifier(nn.Module):
     @property
     def evaluations(self) -> int:
         """Network evaluations of one forward pass."""
-        chosen = min(self.sampler_steps, self.noise_level)
-        per_draw = {"one_step": 1, "ddpm": self.noise_level}.get(self.sampler, chosen)
-        return self.draws * per_draw if self.noise_level else 0
+        return self.draws * self.sample.evaluations(self.noise_level, self.sampler_steps) if self.noise_level else 0
 
-    def of_fewer_steps(self, steps: int) -> DiffusionPurifier:
-        """The same network and noise with at most `steps` evaluations per draw: DDPM is replaced by DDIM."""
-        if steps < 1:
-            raise SettingError(f"{steps} steps of a purifier: it needs at least 1.")
+    def of_fewer_steps(self, evaluations: int) -> DiffusionPurifier:
+        """The same network and noise with at most so many evaluations per draw.
+
+        A sampler that takes more whatever its steps (DDPM) is replaced by DDIM.
+        """
+        if evaluations < 1:
+            raise SettingError(f"{evaluations} steps of a purifier: it needs at least 1.")
         fewer = copy.copy(self)
-        fewer.sampler_steps = min(steps, self.sampler_steps)
-        if self.sampler == "ddpm":
-            fewer.sampler, fewer.sample, fewer.sampler_steps = "ddim", SAMPLERS.get("ddim"), steps
+        for steps in range(min(evaluations, self.sampler_steps), 0, -1):
+            if self.sample.evaluations(self.noise_level, steps) <= evaluations:
+                fewer.sampler_steps = steps
+                return fewer
+        fewer.sampler, fewer.sample, fewer.sampler_steps = "ddim", SAMPLERS.get("ddim"), evaluations
         return fewer
 
     def forward(self, image: Tensor, *, generator: Generators = None) -> Tensor:
@@ -120,9 +132,10 @@ class DiffusionPurifier(nn.Module):
         t, x0 = self.noise_level - 1, image * 2 - 1
         diffusion = self.diffusion
         total, done, results = self.evaluations, 0, []
+        options = {"eta": self.eta} if self.sample.has_eta else {}
         for generators in split(generator, len(image), self.draws):
             x = diffusion.noised(x0, t, normal(x0, generators))
-            for after in self.sample(diffusion, x, t, steps=self.sampler_steps, generators=generators):
+            for after in self.sample(diffusion, x, t, steps=self.sampler_steps, generators=generators, **options):
                 x, done = after, done + 1
                 if done < total:
                     yield PurifyStep(done, total, (x.detach() + 1) / 2)
@@ -143,11 +156,30 @@ class DiffusionPurifier(nn.Module):
             height, width = part.shape[-2:]
             padded = pad_to_multiple(part, self.multiple)
             times = torch.full((len(padded),), t, device=padded.device)
-            # Under autograd only the input of each evaluation is kept; its activations are computed again.
-            if torch.is_grad_enabled() and padded.requires_grad:
-                epsilon = checkpoint(lambda p: self.network(p, times).sample, padded, use_reentrant=False)
-            else:
-                epsilon = self.network(padded, times).sample
-            return epsilon[..., :height, :width]
+            predicted = _Replayed.apply(padded, lambda x: self.network(x, times).sample)
+            return predicted[..., :height, :width]
 
-        return apply_tiled(evaluate, x, size=self.tile_size, overlap=self.tile_overlap)
+        predicted = apply_tiled(evaluate, x, size=self.tile_size, overlap=self.tile_overlap)
+        return predicted if self.prediction == "epsilon" else self.diffusion.noise_of(x, t, predicted)
+
+
+class _Replayed(torch.autograd.Function):
+    """A function of which autograd keeps the input alone: its activations are computed again on the way back.
+
+    What `torch.utils.checkpoint` does, too; but that runs forwards with gradients on, which on a CPU left the heap so
+    fragmented that a step cost as much as 46 images more (benchmarks/exact_memory.py), not 3.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, evaluate: Callable[[Tensor], Tensor]) -> Tensor:
+        ctx.save_for_backward(x)
+        ctx.evaluate = evaluate
+        return evaluate(x)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        (x,) = ctx.saved_tensors
+        with torch.enable_grad():
+            x = x.detach().requires_grad_(True)
+            return torch.autograd.grad(ctx.evaluate(x), x, gradients)[0], None

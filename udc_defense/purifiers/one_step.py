@@ -11,7 +11,7 @@ from udc_defense.purifiers import register
 from udc_defense.purifiers.base import Diffusion
 
 
-@register("one_step")
+@register("one_step", evaluations=lambda noise_level, steps: 1)
 def one_step(
     diffusion: Diffusion, x: Tensor, t: int, *, steps: int, generators: list[torch.Generator]
 ) -> Iterator[Tensor]:

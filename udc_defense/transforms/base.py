@@ -1,0 +1,75 @@
+"""What a transform is, and how its one parameter is checked."""
+
+from __future__ import annotations
+
+import inspect
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import ClassVar
+
+from torch import nn
+
+from udc_defense.errors import SettingError
+from udc_defense.registry import Registry
+
+
+@dataclass(frozen=True)
+class Strength:
+    """The one parameter of a transform, as its signature and docstring say."""
+
+    name: str
+    default: float
+    words: str
+
+
+class Transform(nn.Module):
+    """Capture (B, 3, H, W) in [0, 1] to purified capture, called with `generator` as every purifier is.
+
+    Attributes:
+        name: in the registry.
+        strength: its parameter; the instance has the value under `strength.name`.
+        evaluations: of a network in one forward pass, as purifiers count them.
+    """
+
+    name: ClassVar[str]
+    strength: ClassVar[Strength]
+    evaluations = 0
+
+
+TRANSFORMS: Registry[type[Transform]] = Registry("udc_defense.transforms", "transform", helpers=("base", "mirror"))
+
+
+def register(name: str) -> Callable[[type[Transform]], type[Transform]]:
+    """Decorator: put a transform with one keyword-only parameter, described under Args, into the registry."""
+
+    def keep(method: type[Transform]) -> type[Transform]:
+        _, parameter = inspect.signature(method.__init__).parameters.values()  # self and the strength
+        described = re.search(rf"Args:\n\s+{parameter.name}: (.*?)(?:\n\n|\Z)", method.__doc__ or "", re.DOTALL)
+        words = " ".join(described[1].split()) if described else ""
+        method.name, method.strength = name, Strength(parameter.name, parameter.default, words)
+        return TRANSFORMS.register(name)(method)
+
+    return keep
+
+
+def between(name: str, value: float, lowest: float, highest: float) -> float:
+    """The value, refused outside lowest…highest.
+
+    Raises:
+        SettingError: it is outside, or not a number.
+    """
+    if not lowest <= value <= highest:  # false for NaN, too
+        raise SettingError(f"{name} {value} is not in {lowest}…{highest}.")
+    return float(value)
+
+
+def whole(name: str, value: float, lowest: int, highest: int) -> int:
+    """The same for a whole number; 75.0 is one.
+
+    Raises:
+        SettingError: it is outside the range, or not whole.
+    """
+    if between(name, value, lowest, highest) % 1:
+        raise SettingError(f"{name} {value} is not a whole number.")
+    return int(value)
