@@ -64,7 +64,9 @@ def test_every_threat_runs_from_the_command_line(kind: str, photo: Path, tmp_pat
     assert cli.main(["run", str(photo), *options]) == 0
     report = json.loads((tmp_path / "out" / "report.json").read_text())
     assert report["settings"]["threat"] == kind
-    assert report["images"][0]["resubmission"]["defended_attacked"]["n"] == 2
+    (image,) = report["images"]
+    assert image["resubmission"]["defended_attacked"]["n"] == 2
+    assert [flag.partition(":")[0] for flag in image["flags"]] == ["randomised"]
 
 
 def test_run_writes_every_stage_and_the_report(photo: Path, tmp_path: Path) -> None:
@@ -74,7 +76,18 @@ def test_run_writes_every_stage_and_the_report(photo: Path, tmp_path: Path) -> N
     assert set(report) == {"settings", "versions", "checkpoints", "images"}
     assert all(len(value) == 64 for value in report["checkpoints"].values())
     (image,) = report["images"]
-    assert set(image) == {"image", "seed", "psnr", "ssim", "recovered", "seconds", "nfe", "search", "resubmission"}
+    assert set(image) == {
+        "image",
+        "seed",
+        "psnr",
+        "ssim",
+        "recovered",
+        "seconds",
+        "nfe",
+        "search",
+        "resubmission",
+        "flags",
+    }
     assert list(image["psnr"]) == list(image["ssim"]) == list(KEYS)
     assert None not in image["psnr"].values() and image["nfe"] == 1
     captured, attacked = (read_image(out / "photo" / f"{stage}.png") for stage in ("captured", "attacked_input"))

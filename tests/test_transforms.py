@@ -148,7 +148,7 @@ class TestStrength:
     def test_more_strength_changes_more(self, name: str, strengths: tuple[float, ...], photo: Tensor) -> None:
         image = photo[..., 100:164, 200:264]
         changes = [(load_transform(name, s)(image, generator=seeded(0)) - image).abs().mean() for s in strengths]
-        assert changes == sorted(changes) and changes[0] < 2 / 255 and changes[-1] > 2 * changes[0]
+        assert changes == sorted(changes) and changes[0] < 3 / 255 and changes[-1] > 2 * changes[0]
 
     @pytest.mark.parametrize("name", NAMES)
     def test_it_describes_itself(self, name: str) -> None:
@@ -272,7 +272,7 @@ class TestDctDenoise:
                     shrunk[0, 0] = c[0, 0]
                     total[block] += scipy.fft.idctn(shrunk, norm="ortho")
                     count[block] += 1
-            expected.append((total / count)[8 : 8 + size[0], 8 : 8 + size[1]])
+            expected.append((total / count.clip(1))[8 : 8 + size[0], 8 : 8 + size[1]])
         assert torch.allclose(load_transform("dct_denoise", sigma)(image), stacked(expected, image), atol=1e-12)
 
     def test_it_denoises(self, photo: Tensor) -> None:
@@ -340,7 +340,7 @@ class TestJpeg:
 class TestSoftJpeg:
     @pytest.mark.parametrize(("quality", "error"), [(10, 1.3), (30, 1.0), (50, 0.9), (75, 0.9), (95, 0.8)])
     def test_it_agrees_with_the_file(self, quality: int, error: float, photo: Tensor) -> None:
-        """Mean absolute difference in 1/255; half of it at least are the 8-bit values inside the codec."""
+        """Mean absolute difference in 1/255: at 75 mostly the 8-bit values inside the codec, at 10 the cubic."""
         file, soft = (load_transform(name, quality)(photo) for name in ("jpeg", "soft_jpeg"))
         difference = 255 * (file - soft).abs().mean()
         assert difference < error and difference < 0.5 * 255 * (file - photo).abs().mean()
@@ -375,11 +375,10 @@ class TestSoftJpeg:
     def test_its_gradient_leads_through_the_file(self, photo: Tensor) -> None:
         """What an attacker wants of it: a step along it raises the loss behind the real codec."""
         image, model = photo[..., 100:132, 200:232].clone().requires_grad_(True), conv().float()
-        target = model(image.detach())
-        (model(load_transform("soft_jpeg")(image)) - target).square().sum().backward()
+        model(load_transform("soft_jpeg")(image)).square().sum().backward()
         assert image.grad is not None and (image.grad != 0).float().mean() > 0.99
         losses = [
-            (model(load_transform("jpeg")(image.detach() + step * image.grad.sign())) - target).square().mean()
+            model(load_transform("jpeg")(image.detach() + step * image.grad.sign())).square().mean()
             for step in (-8 / 255, 0, 8 / 255)
         ]
         assert losses[0] < losses[1] < losses[2]

@@ -85,7 +85,7 @@ def _run(options: argparse.Namespace) -> int:
             _save(image, folder / f"{stage}.png")
         report["images"].append(result.report())
         _write_json(options.out / "report.json", report)
-        _print_scores(result)
+        _print_scores(report["images"][-1])
 
     return _each(list(_sources(options)), options.out, process)
 
@@ -417,11 +417,13 @@ def _write_json(path: Path, value: dict[str, Any]) -> None:
     write_file(path, (json.dumps(value, indent=1) + "\n").encode())
 
 
-def _print_scores(result: Result) -> None:
-    psnr = {key: value for key, value in result.scores("psnr").items() if value is not None}
-    print(f"{result.name}: " + ", ".join(f"{key} {value:.2f} dB" for key, value in psnr.items()))
-    if result.recovered is not None:
-        print(f"  the defence recovered {result.recovered:.0%} of what the attack took")
+def _print_scores(row: dict[str, Any]) -> None:
+    psnr = {key: value for key, value in row["psnr"].items() if value is not None}
+    print(f"{row['image']}: " + ", ".join(f"{key} {value:.2f} dB" for key, value in psnr.items()))
+    if row["recovered"] is not None:
+        print(f"  the defence recovered {row['recovered']:.0%} of what the attack took")
+    for words in row["flags"]:
+        print(f"  {words}")
 
 
 # --- The flags --------------------------------------------------------------------------------------------------------

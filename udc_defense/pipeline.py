@@ -97,8 +97,9 @@ class UDCDefensePipeline(DiffusionPipeline):
         last_timestep: int | None = None,
     ) -> None:
         super().__init__()
-        if scheduler.config["prediction_type"] != "epsilon":
-            raise CheckpointError(f"The scheduler predicts {scheduler.config['prediction_type']!r}, not epsilon.")
+        predicts = scheduler.config.get("prediction_type")
+        if predicts != "epsilon":
+            raise CheckpointError(f"The scheduler predicts {predicts!r}, not epsilon.")
         if not isinstance(last_timestep, int | None):
             raise CheckpointError(f"last_timestep {last_timestep!r} is not a whole number.")
         self.register_modules(unet=unet, scheduler=scheduler, restorer=restorer)
@@ -398,7 +399,7 @@ def _captures(image: Picture) -> Tensor:
 
 def _from_array(array: np.ndarray) -> Tensor:
     try:
-        values = torch.from_numpy(np.ascontiguousarray(array))
+        values = torch.from_numpy(np.array(array, order="C"))
     except (TypeError, ValueError) as error:
         raise ImageError(f"An array of {array.dtype} is no image.") from error
     return values.movedim(-1, -3) if values.dim() >= 3 else values

@@ -21,6 +21,7 @@ from udc_defense.attacks.ball import Norm
 from udc_defense.attacks.objectives import check_objective, parse_objective
 from udc_defense.defense import Defense
 from udc_defense.errors import SettingError
+from udc_defense.evaluation import flags
 from udc_defense.images import quantize, quantize_towards
 from udc_defense.imaging import capture
 from udc_defense.metrics import METRICS
@@ -153,7 +154,7 @@ class Result:
 
     def report(self) -> dict[str, Any]:
         """The `images` entry of report.json."""
-        return {
+        row = {
             "image": self.name,
             "seed": self.seed,
             "psnr": self.scores("psnr"),
@@ -164,6 +165,8 @@ class Result:
             "search": self._search_facts(),
             "resubmission": {key: _spread(values) for key, values in self.resubmitted.items()} or None,
         }
+        checks = [flags.zero_gradients([row])] + ([flags.randomised([row])] if row["resubmission"] else [])
+        return row | {"flags": [f"{flag.check}: {flag.words}" for flag in checks if flag.raised]}
 
     def _search_facts(self) -> dict[str, Any] | None:
         """Evaluations of the attacked model, gradients that were zero everywhere, the best loss that the attack saw.

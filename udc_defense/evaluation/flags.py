@@ -52,7 +52,9 @@ def knowledge_does_not_help(unknowing: float, knowing: float) -> Flag:
 
 def randomised(rows: Sequence[Mapping[str, Any]]) -> Flag:
     """The output for one input varies: a single answer is luck, for the attacker and for the defender."""
-    spread = [row["resubmission"]["defended_attacked"] for row in rows if row["resubmission"]]
+    answers = [row["resubmission"] for row in rows if row["resubmission"]]
+    # Without an attack there are answers for the clean capture alone.
+    spread = [found.get("defended_attacked") or found["defended_clean"] for found in answers]
     deviation = sum(found["std"] for found in spread) / max(1, len(spread))
     gap = sum(found["mean"] - found["worst"] for found in spread) / max(1, len(spread))
     times = spread[0]["n"] if spread else 0

@@ -23,7 +23,7 @@ class SoftJpeg(Transform):
     """JPEG with the rounding of Shin and Song, "JPEG-resistant adversarial images", 2017.
 
     Colours, 4:2:0 subsampling, blocks, tables and libjpeg's smooth chroma upsampling are those of the file. Only the
-    coefficients are rounded, not the 8-bit values in between.
+    coefficients are rounded, not the 8-bit values in between: photos differ from the file's by about 1/255 on average.
 
     Args:
         quality: of libjpeg, whole, 1 to 95; the higher, the less is lost.
