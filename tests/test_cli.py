@@ -17,7 +17,9 @@ from udc_defense.attacks import ATTACKS
 from udc_defense.attacks.objectives import OBJECTIVE_WORDS
 from udc_defense.evaluation.case import KEYS, KEYS_WITHOUT_TRUTH
 from udc_defense.images import read_image
+from udc_defense.purifiers import SAMPLERS
 from udc_defense.threats import KINDS
+from udc_defense.transforms import TRANSFORMS
 
 QUICK = ["--steps", "2", "--draws", "1", "--noise-level", "3"]
 
@@ -56,6 +58,24 @@ def test_every_attack_runs_from_the_command_line(name: str, photo: Path, tmp_pat
     options = ["--attack", name, *few, *own, "--purifier", "none", "--out", str(tmp_path / "out")]
     assert cli.main(["attack", str(photo), *options]) == 0
     assert (tmp_path / "out" / "photo.png").is_file()
+
+
+def test_the_list_of_purifiers_shows_every_one(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as left:
+        cli.main(["purify", "--list"])
+    assert left.value.code == 0
+    printed = capsys.readouterr().out
+    assert all(f"  {name}: " in printed for name in (*SAMPLERS.names(), *TRANSFORMS.names()))
+    assert "--strength 75: quality" in printed
+
+
+@pytest.mark.parametrize("name", [*SAMPLERS.names(), *TRANSFORMS.names()])
+def test_every_purifier_runs_from_the_command_line(name: str, photo: Path, tmp_path: Path) -> None:
+    options = ["--purifier", name, *QUICK, "--out", str(tmp_path / "out")]
+    assert cli.main(["run", str(photo), *options]) == 0
+    report = json.loads((tmp_path / "out" / "report.json").read_text())
+    assert report["images"][0]["psnr"]["defended_attacked"] is not None
+    assert ("purifier default" in report["checkpoints"]) == (name in SAMPLERS.names())
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -165,6 +185,9 @@ def test_single_stages(stage: str, photo: Path, tmp_path: Path) -> None:
         ["--noise-level", "400"],
         ["--purifier", "soap"],
         ["--draws", "0"],
+        ["--purifier", "jpeg", "--strength", "0"],
+        ["--strength", "3"],
+        ["--purifier", "jpeg", "--threat", "exact"],
         ["--restorer", "nobody-has-this"],
         ["--purifier-weights", "nobody-has-this"],
         ["--device", "abacus"],

@@ -11,7 +11,7 @@ from torch import Tensor
 from toy_models import Linear, anywhere, conv, inside, noise
 
 from udc_defense import attacks
-from udc_defense.attacks.dct import dct_matrix
+from udc_defense.dct import dct_matrix
 from udc_defense.errors import SettingError
 from udc_defense.metrics import ssim
 from udc_defense.noise import seeded

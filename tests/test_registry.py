@@ -13,6 +13,7 @@ from udc_defense.errors import SettingError
 from udc_defense.purifiers import SAMPLERS
 from udc_defense.registry import Registry
 from udc_defense.restorers import RESTORERS
+from udc_defense.transforms import TRANSFORMS
 
 METHOD = """
 from {package} import REGISTRY
@@ -57,7 +58,7 @@ def test_unknown_names_and_helpers_are_refused(registry: Registry, name: str) ->
         registry.get(name)
 
 
-@pytest.mark.parametrize("real", [ATTACKS, SAMPLERS, RESTORERS])
+@pytest.mark.parametrize("real", [ATTACKS, SAMPLERS, RESTORERS, TRANSFORMS])
 def test_every_file_registers_its_own_name(real: Registry) -> None:
     assert real.names()
     for name in real.names():

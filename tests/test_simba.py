@@ -11,9 +11,9 @@ from torch import Tensor, nn
 from toy_models import Counting, Gain, Linear, Scripted, anywhere, conv, inside, noise
 
 from udc_defense import attacks
-from udc_defense.attacks.dct import dct_matrix
 from udc_defense.attacks.objectives import Objective
 from udc_defense.attacks.simba import make_basis
+from udc_defense.dct import dct_matrix
 from udc_defense.errors import SettingError
 from udc_defense.noise import seeded
 

@@ -18,7 +18,7 @@ from udc_defense import __version__
 from udc_defense.errors import SettingError, UDCDefenseError
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from torch import Tensor, nn
     from torch.utils.data import Dataset
 
     from udc_defense.defense import Defense
@@ -74,7 +74,7 @@ def _run(options: argparse.Namespace) -> int:
         "settings": asdict(settings) | {"purifier": _purifier_facts(options), "captured": options.captured},
         "versions": versions(),
         "checkpoints": checkpoint_sums(
-            options.restorer, None if defense.purifier is None else options.purifier_weights
+            options.restorer, options.purifier_weights if hasattr(defense.purifier, "network") else None
         ),
         "images": [],
     }
@@ -297,9 +297,14 @@ def _demo(options: argparse.Namespace) -> int:
 def _defense(options: argparse.Namespace) -> Defense:
     from udc_defense.checkpoints import load_purifier, load_restorer
     from udc_defense.defense import Defense
+    from udc_defense.transforms import load_transform
 
     facts = _purifier_facts(options)
-    purifier = None if facts is None else load_purifier(options.purifier_weights, **facts)
+    purifier: nn.Module | None = None
+    if _is_transform(options):
+        purifier = load_transform(options.purifier, options.strength)
+    elif facts is not None:
+        purifier = load_purifier(options.purifier_weights, **facts)
     device = _device(options.device)
     return Defense(load_restorer(options.restorer), purifier).to(device).eval()
 
@@ -307,6 +312,10 @@ def _defense(options: argparse.Namespace) -> Defense:
 def _purifier_facts(options: argparse.Namespace) -> dict[str, Any] | None:
     if options.purifier == "none":
         return None
+    if _is_transform(options):
+        return {"transform": options.purifier, "strength": options.strength}
+    if options.strength is not None:
+        raise SettingError(f"--strength is of a plain transform; {options.purifier} has --noise-level.")
     return {
         "sampler": options.purifier,
         "noise_level": options.noise_level,
@@ -315,6 +324,12 @@ def _purifier_facts(options: argparse.Namespace) -> dict[str, Any] | None:
         "aggregate": options.aggregate,
         "eta": options.eta,
     }
+
+
+def _is_transform(options: argparse.Namespace) -> bool:
+    from udc_defense.transforms import TRANSFORMS
+
+    return options.purifier in TRANSFORMS.names()
 
 
 def _device(name: str) -> str:
@@ -452,11 +467,14 @@ def _parser() -> argparse.ArgumentParser:
     _add_panel(simulate)
     _add_common(simulate)
     attack = _one_stage_command(commands, "attack", _attack, "captures to attacked captures")
-    attack.add_argument("--list", action=_List, nargs=0, help="attacks with their options, objectives and threats")
+    attack.add_argument(
+        "--list", action=_ListAttacks, nargs=0, help="attacks with their options, objectives and threats"
+    )
     _add_attack(attack)
     _add_purifier(attack)
     _add_common(attack)
     purify = _one_stage_command(commands, "purify", _purify, "captures to purified captures")
+    purify.add_argument("--list", action=_ListPurifiers, nargs=0, help="samplers of the diffusion model, transforms")
     _add_purifier(purify)
     _add_common(purify)
     restore = _one_stage_command(commands, "restore", _restore, "captures to restored images")
@@ -559,7 +577,27 @@ def _add_attack(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--attack-draws", type=int, default=1, help="noise draws averaged per loss and gradient")
 
 
-class _List(argparse.Action):
+class _ListPurifiers(argparse.Action):
+    """Likewise."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> None:
+        from udc_defense.purifiers import SAMPLERS
+        from udc_defense.registry import first_line
+        from udc_defense.transforms import TRANSFORMS
+
+        print("Samplers of the diffusion model (--purifier NAME, --noise-level, --draws):")
+        for name in SAMPLERS.names():
+            print(f"  {name}: {first_line(SAMPLERS.get(name).iterate)}")
+        print("Plain transforms (--purifier NAME, --strength VALUE):")
+        for name in TRANSFORMS.names():
+            transform = TRANSFORMS.get(name)
+            strength = transform.strength
+            print(f"  {name}: {first_line(transform)}")
+            print(f"      --strength {strength.default:g}: {strength.name}, {strength.words}")
+        parser.exit()
+
+
+class _ListAttacks(argparse.Action):
     """Like --help: prints and leaves, whatever else is or is not given."""
 
     def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> None:
@@ -592,9 +630,8 @@ def _name_and_value(text: str) -> tuple[str, str]:
 
 
 def _add_purifier(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--purifier", default="one_step", metavar="NAME", help="one_step, ddim, ddpm, dpm_solver, ode or none"
-    )
+    parser.add_argument("--purifier", default="one_step", metavar="NAME", help="see udc-defense purify --list; or none")
+    parser.add_argument("--strength", type=float, help="of a plain transform, such as the quality of jpeg")
     parser.add_argument("--purifier-weights", default="default", metavar="NAME", help="embedded name, folder or Hub id")
     parser.add_argument("--noise-level", type=int, default=30, help="forward diffusion steps (default 30)")
     parser.add_argument("--purify-steps", type=int, default=5, help="of ddim, dpm_solver and ode (default 5)")

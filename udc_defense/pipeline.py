@@ -70,8 +70,8 @@ class UDCDefensePipeline(DiffusionPipeline):
     The pipeline knows no gradients: `udc_defense.Defense` is the differentiable form of the same.
 
     Args:
-        unet: noise predictor, ε-prediction on [-1, 1].
-        scheduler: gives the betas.
+        unet: predicts ε, or x_0 itself, from x_t in [-1, 1].
+        scheduler: gives the betas, and with `prediction_type` what is predicted: `epsilon` or `sample`.
         restorer: purified capture -> restored image; without it the pipeline returns the purified capture.
         sampler: what a call takes where it names none; so are the next two.
         noise_level: number of forward steps; 0 is the identity.
@@ -80,7 +80,7 @@ class UDCDefensePipeline(DiffusionPipeline):
             does not know it: say it to `from_pipe`.
 
     Raises:
-        CheckpointError: the scheduler predicts something other than ε, or `last_timestep` is no whole number.
+        CheckpointError: the scheduler predicts something other than ε or x_0, or `last_timestep` is no whole number.
     """
 
     model_cpu_offload_seq = "unet->restorer"
@@ -98,8 +98,8 @@ class UDCDefensePipeline(DiffusionPipeline):
     ) -> None:
         super().__init__()
         predicts = scheduler.config.get("prediction_type")
-        if predicts != "epsilon":
-            raise CheckpointError(f"The scheduler predicts {predicts!r}, not epsilon.")
+        if predicts not in ("epsilon", "sample"):
+            raise CheckpointError(f"The scheduler predicts {predicts!r}, not epsilon or sample.")
         if not isinstance(last_timestep, int | None):
             raise CheckpointError(f"last_timestep {last_timestep!r} is not a whole number.")
         self.register_modules(unet=unet, scheduler=scheduler, restorer=restorer)
@@ -250,7 +250,7 @@ class UDCDefensePipeline(DiffusionPipeline):
                 is, where diffusers would turn the shared networks to float32.
 
         Raises:
-            CheckpointError: its scheduler predicts something other than ε.
+            CheckpointError: its scheduler predicts something other than ε or x_0.
         """
         if not kwargs.keys() & {"dtype", "torch_dtype"}:
             kwargs["dtype"] = pipeline.dtype

@@ -53,3 +53,8 @@ class Registry(Generic[T]):
                 raise SettingError(f"{self.kind} {name!r} is not one of {', '.join(self.names())}.")
             importlib.import_module(f"{self.package}.{name}")
         return self._methods[name]
+
+
+def first_line(method: object) -> str:
+    """What a list says of a method: the first line of its docstring."""
+    return (method.__doc__ or "").strip().partition("\n")[0]

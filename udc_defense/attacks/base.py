@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from udc_defense.errors import SettingError
-from udc_defense.registry import Registry
+from udc_defense.registry import Registry, first_line
 
 
 @dataclass(frozen=True)
@@ -100,7 +100,7 @@ class Attack:
     @property
     def summary(self) -> str:
         """The docstring's first line."""
-        return (self.__doc__ or "").strip().partition("\n")[0]
+        return first_line(self)
 
     def parse_options(self, given: Mapping[str, Any]) -> dict[str, Any]:
         """Every option of its own with its value, given or default.
@@ -131,7 +131,7 @@ def _argument_words(docstring: str) -> dict[str, str]:
 
 
 ATTACKS: Registry[Attack] = Registry(
-    "udc_defense.attacks", "attack", helpers=("ball", "base", "dct", "gradients", "lpips", "objectives", "search")
+    "udc_defense.attacks", "attack", helpers=("ball", "base", "gradients", "lpips", "objectives", "search")
 )
 
 

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from udc_defense.attacks.base import AttackResult, per_sample, register
-from udc_defense.attacks.dct import dct_matrix
 from udc_defense.attacks.objectives import Objective, mse
 from udc_defense.attacks.search import Search
+from udc_defense.dct import dct_matrix
 from udc_defense.errors import SettingError
 from udc_defense.metrics import ssim
 from udc_defense.noise import Generators, split, uniform

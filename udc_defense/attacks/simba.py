@@ -10,9 +10,9 @@ from torch import Tensor, nn
 
 from udc_defense.attacks.ball import Ball
 from udc_defense.attacks.base import AttackResult, check_inputs, register
-from udc_defense.attacks.dct import dct_matrix
 from udc_defense.attacks.gradients import loss
 from udc_defense.attacks.objectives import Objective, mse, select
+from udc_defense.dct import dct_matrix
 from udc_defense.errors import SettingError
 from udc_defense.noise import Generators, split
 

@@ -14,7 +14,7 @@ from statistics import fmean, pstdev
 from typing import Any, TypeVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from udc_defense.attacks import ATTACKS, AttackResult
 from udc_defense.attacks.ball import Norm
@@ -27,7 +27,7 @@ from udc_defense.imaging import capture
 from udc_defense.metrics import METRICS
 from udc_defense.noise import seeded
 from udc_defense.optics import get_panel
-from udc_defense.purifiers.diffusion import DiffusionPurifier
+from udc_defense.purifiers.diffusion import DiffusionPurifier, PurifyStep
 from udc_defense.scenes import clean_image
 from udc_defense.threats import KINDS, Kind, threat
 
@@ -315,10 +315,9 @@ def control(defense: Defense, result: Result) -> Iterator[Step]:
 
 def defend(defense: Defense, result: Result) -> Iterator[Step]:
     """Purify and restore the capture and, if there was an attack, the attacked capture."""
-    purifier = defense.purifier
-    if not isinstance(purifier, DiffusionPurifier):
+    if defense.purifier is None:
         return
-    result.nfe = purifier.evaluations
+    result.nfe = getattr(defense.purifier, "evaluations", 0)
     for source, purified, key in (
         ("captured", "purified_clean", "defended_clean"),
         ("attacked_input", "purified", "defended_attacked"),
@@ -328,13 +327,21 @@ def defend(defense: Defense, result: Result) -> Iterator[Step]:
         generator = seeded(row_seed(result.seed, result.name, "purify", 0, source, 0))
         with _timed(result, "purify"):
             image = result.images[source]
-            for state in _without_gradients(purifier.iterate(image, generator=generator)):
+            for state in _without_gradients(_purify(defense.purifier, image, generator)):
                 image = state.image
                 yield Step("purify", state.step, state.steps, result)
             result.images[purified] = image
             with torch.no_grad():
                 result.images[key] = defense.restorer(image)
         yield Step("purify", result.nfe, result.nfe, result)
+
+
+def _purify(purifier: nn.Module, image: Tensor, generator: torch.Generator) -> Iterator[PurifyStep]:
+    """In the steps of a diffusion purifier; any other has one."""
+    if isinstance(purifier, DiffusionPurifier):
+        yield from purifier.iterate(image, generator=generator)
+    else:
+        yield PurifyStep(1, 1, purifier(image, generator=generator))
 
 
 def resubmit(defense: Defense, result: Result, times: int) -> Iterator[Step]:

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from udc_defense.attacks.dct import dct_matrix
+from udc_defense.dct import dct_matrix
 from udc_defense.noise import Generators
 from udc_defense.transforms.base import Transform, between, register
 from udc_defense.transforms.mirror import mirror
