@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -91,6 +92,14 @@ class TestTables:
         assert "Flags raised: black box beats white box, restorer" in attack_tables.verdict(
             results({"Square, 1000 queries": 5.0})
         )
+
+    def test_what_some_crops_lack_is_named_and_compared_with_nothing(self) -> None:
+        found = results()
+        other = [row(entry, replace(CROP, yaw=90), 20.0) for entry in (*OBLIVIOUS[1:], *ADAPTIVE)]
+        partial = replace(found, rows=found.rows + other)
+        assert OBLIVIOUS[0].title not in attack_tables.oblivious_table(partial, "heldout")
+        assert attack_tables.verdict(partial).endswith(f"Not measured yet: {OBLIVIOUS[0].title}.")
+        assert "Not measured yet" not in attack_tables.verdict(found)
 
 
 class TestFlags:

@@ -44,7 +44,7 @@ def smallest_table(results: Results, split: str) -> str:
     """Markdown: the perturbation that C&W needs to bring the restored image to the target."""
     lines = _head("attacked", f"median RMS of δ to reach {TARGET_PSNR:g} dB (1/255)", "reached", "crops")
     for words, entries in (("the restorer", OBLIVIOUS), ("the defended restorer, exact gradient", ADAPTIVE)):
-        for _, rows in _measured(results, [entry for entry in entries if entry.attack == "cw"], split):
+        for _, rows in (pair for pair in _measured(results, entries, split) if pair[0].attack == "cw"):
             found = [row["search"] for row in rows]
             reached = sum(-fact["best_loss"] <= TARGET_PSNR for fact in found)
             size = f"{median(fact['delta_rms'] for fact in found):.2f}"
@@ -78,6 +78,7 @@ def verdict(results: Results, split: str = "heldout") -> str:
         f"{RESUBMISSIONS} answers counts (clean: {clean['worst']:.1f} dB). Random noise of the same norm leaves "
         f"the bare restorer {mean(rows, 'psnr', 'noise_restored'):.1f} dB. "
         + (f"Flags raised: {'; '.join(raised)}." if raised else "No flag is raised but that the defence is randomised.")
+        + _missing(results, split)
     )
 
 
@@ -92,11 +93,20 @@ def _average(rows: list[dict[str, Any]], key: str) -> dict[str, float]:
     return {name: sum(one[name] for one in found) / len(found) for name in ("mean", "std", "worst")}
 
 
-def _measured(results: Results, entries: Sequence[Entry], split: str) -> Iterator[tuple[Entry, list[dict[str, Any]]]]:
-    """Entries that have rows, with them."""
-    for entry in entries:
-        if rows := rows_of(results, entry, split):
-            yield entry, rows
+def _measured(results: Results, entries: Sequence[Entry], split: str) -> list[tuple[Entry, list[dict[str, Any]]]]:
+    """Entries that every crop has met, with their rows: means over different crops do not compare."""
+    found = [(entry, rows_of(results, entry, split)) for entry in entries]
+    most = max((len(rows) for _, rows in found), default=0)
+    return [(entry, rows) for entry, rows in found if rows and len(rows) == most]
+
+
+def _missing(results: Results, split: str) -> str:
+    """What the protocol holds and the file does not, in a sentence."""
+    titles = []
+    for words, entries in (("", OBLIVIOUS), (" knowing the defence", ADAPTIVE)):
+        measured = [entry for entry, _ in _measured(results, entries, split)]
+        titles += [entry.title + words for entry in entries if entry not in measured]
+    return f" Not measured yet: {'; '.join(titles)}." if titles else ""
 
 
 def raised_flags(results: Results, split: str) -> list[Flag]:
