@@ -84,10 +84,12 @@ class TestTables:
         lines = attack_tables.smallest_table(results({title: target + 1}), "heldout").splitlines()[2:]
         assert all(line.endswith("| 0 | 1 |") for line in lines)
 
+        assert attack_tables.smallest_table(results(), "val") == "Not measured yet."
+
     def test_the_verdict_names_the_strongest(self) -> None:
         text = attack_tables.verdict(results({"APGD-100": 11.0, "Square, 1000 queries": 15.0, "APGD-20": 17.0}))
         assert "APGD-100, leaves 11.0 dB" in text and "Square, 1000 queries, leaves 15.0 dB" in text
-        assert "(APGD-20) brings it to 17.0 ± 0.5 dB, and to 16.0 dB" in text
+        assert "(APGD-20) brings it to 17.0 ± 0.50 dB, and to 16.0 dB" in text
         assert "No flag is raised" in text
         assert "Flags raised: black box beats white box, restorer" in attack_tables.verdict(
             results({"Square, 1000 queries": 5.0})

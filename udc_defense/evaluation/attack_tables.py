@@ -49,7 +49,7 @@ def smallest_table(results: Results, split: str) -> str:
             reached = sum(-fact["best_loss"] <= TARGET_PSNR for fact in found)
             size = f"{median(fact['delta_rms'] for fact in found):.2f}"
             lines.append(_line(words, size, str(reached), str(len(found))))
-    return "\n".join(lines)
+    return "\n".join(lines) if len(lines) > 2 else "Not measured yet."
 
 
 def flags_table(results: Results, split: str) -> str:
@@ -74,7 +74,7 @@ def verdict(results: Results, split: str = "heldout") -> str:
         f"who does not know it, keeps {mean(plain, 'psnr', 'defended_attacked'):.1f} dB of the "
         f"{mean(plain, 'psnr', 'defended_clean'):.1f} dB that it has on clean captures, where the bare restorer falls "
         f"to {mean(plain, 'psnr', 'attacked_restored'):.1f} dB. The one who differentiates it ({worst}) brings it to "
-        f"{answers['mean']:.1f} ± {answers['std']:.1f} dB, and to {answers['worst']:.1f} dB where the worst of "
+        f"{answers['mean']:.1f} ± {answers['std']:.2f} dB, and to {answers['worst']:.1f} dB where the worst of "
         f"{RESUBMISSIONS} answers counts (clean: {clean['worst']:.1f} dB). Random noise of the same norm leaves "
         f"the bare restorer {mean(rows, 'psnr', 'noise_restored'):.1f} dB. "
         + (f"Flags raised: {'; '.join(raised)}." if raised else "No flag is raised but that the defence is randomised.")
@@ -122,13 +122,10 @@ def raised_flags(results: Results, split: str) -> list[Flag]:
         white, black = _by_sight(psnr, entries)
         if black:
             found.append(flags.black_box_wins(white, black, words))
-    return [
-        *found,
-        flags.more_does_not_hurt("ε", {title: damage[title] for title in ("PGD-20, ε = 2", "PGD-20", "PGD-20, ε = 8")}),
-        flags.more_does_not_hurt("steps", {title: damage[title] for title in ("FGSM", "PGD-5", "PGD-20")}),
-        flags.knowledge_does_not_help(unknowing, min(known.values())),
-        flags.randomised(rows),
-    ]
+    for what, titles in (("ε", ("PGD-20, ε = 2", "PGD-20", "PGD-20, ε = 8")), ("steps", ("FGSM", "PGD-5", "PGD-20"))):
+        if all(title in damage for title in titles):
+            found.append(flags.more_does_not_hurt(what, {title: damage[title] for title in titles}))
+    return [*found, flags.knowledge_does_not_help(unknowing, min(known.values())), flags.randomised(rows)]
 
 
 def _comparable(results: Results, entries: Sequence[Entry], split: str) -> Iterator[tuple[Entry, list[dict[str, Any]]]]:
