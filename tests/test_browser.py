@@ -192,7 +192,7 @@ def test_another_attack_has_other_controls(page: Any) -> None:
 
 
 def test_stop_and_run_again(page: Any) -> None:
-    page.get_by_label("DDPM, every step").check()
+    _choose(page, "defence", "DDPM, every step")
     _set(page, "level", 100)
     _set(page, "steps", 50)
     page.locator("#run").click()
@@ -203,7 +203,7 @@ def test_stop_and_run_again(page: Any) -> None:
     assert "Stopped" in _state(page, "stopped", seconds=1), "an update came after the stop"
     assert page.locator("#strip .thumbnail-lg").count() >= 3
 
-    page.get_by_label("One step").check()
+    _choose(page, "defence", "One step")
     _run_quickly(page)
 
 

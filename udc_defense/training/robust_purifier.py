@@ -1,9 +1,10 @@
 """Train a purifier of one evaluation against the attacks that it will meet, for the restorer that it stands before.
 
-The network sees a capture + δ at a small noise level and gives the capture itself (`prediction_type="sample"`): that
-is adversarial training of a one-step denoiser, after arXiv 2408.00315 (from attacked to clean, not from noise to clean)
-and 2408.17064 (one evaluation). A third of the captures is attacked through the purifier as it is at that moment, a
-third has random noise of the same radius, a third none.
+Adversarial training of a one-step denoiser, after arXiv 2408.00315 (from attacked to clean, not from noise to clean)
+and 2408.17064 (one evaluation). It starts from the default purifier, which has learnt what captures look like, and
+keeps its prediction of the noise: so the input passes by the network, and only what is to be removed must be learnt.
+Half of the captures are attacked through the purifier as it is at that moment, a quarter has random noise of the same
+radius, a quarter none.
 """
 
 from __future__ import annotations
@@ -13,82 +14,94 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
-from diffusers import DDPMPipeline, DDPMScheduler
+from diffusers import DDPMPipeline
 from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from udc_defense.checkpoints import checksum, load_restorer, resolve
+from udc_defense.checkpoints import checksum, load_purifier, load_restorer, resolve
 from udc_defense.training.loop import Progress, TrainingSettings, train
-from udc_defense.training.purifier import new_network, new_scheduler
+from udc_defense.training.purifier import new_scheduler
 
 CROP = 96
 CROPS_PER_CAPTURE = 4
-LAST_TIMESTEP = 60
+LAST_TIMESTEP = 40
 EPS = 8 / 255
-ATTACK_STEPS = 2
+ATTACK_STEPS = 3
 CLOSENESS = 0.5  # weight of staying a capture, that of the restored image being 1: other restorers shall profit too
 
 
 def train_robust_purifier(
     dataset: Dataset[tuple[Tensor, Tensor]], settings: TrainingSettings, facts: dict[str, Any]
 ) -> Iterator[Progress]:
-    """Train from scratch; the EMA weights end in `settings.out/robust_purifier` as float16, in diffusers' layout.
+    """Train; the EMA weights end in `settings.out/robust_purifier` as float16, in diffusers' layout.
 
     Args:
         dataset: captures and clean images, tone-mapped.
         settings: of the run.
         facts: what else the card shall say (data, panels).
     """
-    with torch.random.fork_rng():
-        torch.default_generator.manual_seed(settings.seed)
-        network = new_network()
-    scheduler = DDPMScheduler.from_config(new_scheduler().config, prediction_type="sample")
+    network, scheduler = load_purifier().network.train().requires_grad_(True), new_scheduler()
     restorer = load_restorer()
     signal = scheduler.alphas_cumprod
 
     def loss(network: nn.Module, captured: Tensor, clean: Tensor, generator: torch.Generator) -> Tensor:
         restorer.to(captured.device)
         t = torch.randint(0, LAST_TIMESTEP, (len(captured),), generator=generator)
-        level = signal[t].view(-1, 1, 1, 1).to(captured)
-        t = t.to(captured.device)
 
-        def purify(x: Tensor, through: nn.Module) -> Tensor:
+        def purify(x: Tensor, t: Tensor, through: nn.Module) -> Tensor:
+            level = signal[t].view(-1, 1, 1, 1).to(x)
             noise = randn_tensor(x.shape, generator=generator, device=x.device)
-            return (through(level.sqrt() * (2 * x - 1) + (1 - level).sqrt() * noise, t).sample.float() + 1) / 2
+            noised = level.sqrt() * (2 * x - 1) + (1 - level).sqrt() * noise
+            predicted = through(noised, t.to(x.device)).sample.float()
+            return ((noised - (1 - level).sqrt() * predicted) / level.sqrt() + 1) / 2
 
-        def damage(purified: Tensor) -> Tensor:
-            return _log_error(restorer(purified).float(), clean)
+        def attack(chosen: Tensor) -> Callable[[Tensor], Tensor]:
+            # What several processes share of gradients concerns the weights; the attack needs those of its input.
+            bare = getattr(network, "module", network)
+            return lambda x: _log_error(restorer(purify(x, t[chosen], bare)).float(), clean[chosen])
 
-        # What several processes share of gradients concerns the weights; the attack needs those of the input alone.
-        bare = getattr(network, "module", network)
-        purified = purify(_perturbed(captured, lambda x: damage(purify(x, bare)), generator), network)
-        return (damage(purified) + CLOSENESS * _log_error(purified, captured)).mean()
+        purified = purify(_perturbed(captured, attack, generator), t, network)
+        return (_log_error(restorer(purified).float(), clean) + CLOSENESS * _log_error(purified, captured)).mean()
 
     def finish(trained: nn.Module, run: dict[str, Any]) -> None:
         folder = settings.out / "robust_purifier"
         DDPMPipeline(trained.half(), scheduler).save_pretrained(folder)
-        against = {"restorer": checksum(resolve("default", "restorer")), "attack_eps_in_255ths": 255 * EPS}
-        run = facts | run | {"last_timestep": LAST_TIMESTEP} | against
+        run = facts | run | {"last_timestep": LAST_TIMESTEP, "attack_eps_in_255ths": 255 * EPS}
+        for kind in ("purifier", "restorer"):  # what it started from, and what it was trained for
+            run[kind] = checksum(resolve("default", kind))
         (folder / "training.json").write_text(json.dumps(run, indent=1), encoding="utf-8")
 
     return train(network, loss, dataset, settings, finish=finish)
 
 
-def _perturbed(captured: Tensor, damage: Callable[[Tensor], Tensor], generator: torch.Generator) -> Tensor:
-    """Captures of which a third is attacked, a third has random noise, each with a radius of its own up to ε."""
+def _perturbed(
+    captured: Tensor, attack: Callable[[Tensor], Callable[[Tensor], Tensor]], generator: torch.Generator
+) -> Tensor:
+    """Captures of which half is attacked and a quarter has random noise, each with a radius of its own up to ε.
+
+    Args:
+        captured: (B, 3, H, W).
+        attack: indices of the samples to attack -> their images -> the damage of each.
+        generator: of the step.
+    """
     count = len(captured)
     radius = torch.rand(count, generator=generator).view(-1, 1, 1, 1).to(captured) * EPS
-    kind = torch.randint(0, 3, (count,), generator=generator).view(-1, 1, 1, 1).to(captured.device)
+    kind = torch.randint(0, 4, (count,), generator=generator)
     start = 2 * torch.rand(captured.shape, generator=generator).to(captured) - 1
-    noisy = (captured + radius * torch.where(kind == 1, start.sign(), start)).clamp(0, 1)
-    x = noisy
-    for _ in range(ATTACK_STEPS):
-        x = x.detach().requires_grad_(True)
-        (slope,) = torch.autograd.grad(damage(x).sum(), x)
-        step = x.detach() + slope.sign() * radius * 1.5 / ATTACK_STEPS
-        x = (captured + (step - captured).clamp(-radius, radius)).clamp(0, 1)
-    return torch.where(kind == 0, captured, torch.where(kind == 1, noisy, x))
+    is_noise = (kind == 1).view(-1, 1, 1, 1).to(captured.device)
+    perturbed = (captured + radius * torch.where(is_noise, start.sign(), start)).clamp(0, 1)
+    perturbed[kind == 0] = captured[kind == 0]
+    chosen = (kind >= 2).nonzero().squeeze(1)
+    if len(chosen):
+        origin, radius, x, damage = captured[chosen], radius[chosen], perturbed[chosen], attack(chosen)
+        for _ in range(ATTACK_STEPS):
+            x = x.detach().requires_grad_(True)
+            (slope,) = torch.autograd.grad(damage(x).sum(), x)
+            step = x.detach() + slope.sign() * radius * 1.5 / ATTACK_STEPS
+            x = (origin + (step - origin).clamp(-radius, radius)).clamp(0, 1)
+        perturbed[chosen] = x
+    return perturbed
 
 
 def _log_error(image: Tensor, reference: Tensor) -> Tensor:
