@@ -111,9 +111,9 @@ class Feature:
 
     def __init__(self, model: nn.Module, layer: str, image: Tensor) -> None:
         self.layer = layer
-        module = _submodule(model, layer)
+        module = submodule(model, layer)
         calls: deque[Any] = deque()
-        with torch.no_grad(), _watch(module, calls):
+        with torch.no_grad(), watch(module, calls):
             model(image)
         self.clean = self._joined(calls, len(image))
         self._tap = _Tap(module, len(calls))
@@ -161,14 +161,20 @@ class _Tap:
     def __init__(self, module: nn.Module, count: int) -> None:
         self.calls: deque[Any] = deque(maxlen=count)
         # The hook refers to the deque and not to the tap, so that the model does not keep the tap alive.
-        self.close = weakref.finalize(self, _watch(module, self.calls).remove)
+        self.close = weakref.finalize(self, watch(module, self.calls).remove)
 
 
-def _watch(module: nn.Module, calls: deque[Any]) -> torch.utils.hooks.RemovableHandle:
+def watch(module: nn.Module, calls: deque[Any]) -> torch.utils.hooks.RemovableHandle:
+    """Append what the module gives to `calls`, until the handle is removed."""
     return module.register_forward_hook(lambda module, args, output: calls.append(output))
 
 
-def _submodule(model: nn.Module, layer: str) -> nn.Module:
+def submodule(model: nn.Module, layer: str) -> nn.Module:
+    """The part of a model by its dotted name.
+
+    Raises:
+        SettingError: there is none of that name.
+    """
     try:
         return model.get_submodule(layer)
     except AttributeError:
