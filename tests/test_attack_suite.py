@@ -10,9 +10,10 @@ import pytest
 
 from udc_defense.attacks import ATTACKS
 from udc_defense.evaluation import attack_suite, attack_tables, flags
-from udc_defense.evaluation.attack_suite import ADAPTIVE, OBLIVIOUS, Entry, rows_of
+from udc_defense.evaluation.attack_suite import ADAPTIVE, OBLIVIOUS
 from udc_defense.evaluation.case import KEYS
-from udc_defense.evaluation.runner import ADAPTIVE_SIZE, Cell, Results, _identity
+from udc_defense.evaluation.entry import Entry, rows_of
+from udc_defense.evaluation.runner import CENTRE, Cell, Results, _identity
 from udc_defense.scenes import Crop
 
 CROP = Crop("heldout", "a.hdr", "perspective", 0, 0, 80, adaptive=True)
@@ -21,7 +22,7 @@ CROP = Crop("heldout", "a.hdr", "perspective", 0, 0, 80, adaptive=True)
 def row(entry: Entry, crop: Crop, psnr: float, spread: float = 0.5) -> dict[str, Any]:
     """A row as the runner writes it, in which every image has the same PSNR."""
     settings = entry.settings(0)
-    cell = Cell(settings, (entry.purification,), size=ADAPTIVE_SIZE)
+    cell = Cell(settings, (entry.purification,), size=CENTRE)
     answers = {"mean": psnr, "std": spread, "worst": psnr - 2 * spread, "n": 8}
     return _identity(crop, cell, entry.purification) | {
         "psnr": dict.fromkeys(KEYS, psnr),

@@ -93,7 +93,7 @@ def test_run_writes_every_stage_and_the_report(photo: Path, tmp_path: Path) -> N
     out = tmp_path / "out"
     assert cli.main(["run", str(photo), *QUICK, "--out", str(out)]) == 0
     report = json.loads((out / "report.json").read_text())
-    assert set(report) == {"settings", "versions", "checkpoints", "images"}
+    assert set(report) == {"settings", "versions", "checkpoints", "detector", "images"}
     assert all(len(value) == 64 for value in report["checkpoints"].values())
     (image,) = report["images"]
     assert set(image) == {
@@ -106,6 +106,7 @@ def test_run_writes_every_stage_and_the_report(photo: Path, tmp_path: Path) -> N
         "nfe",
         "search",
         "resubmission",
+        "detection",
         "flags",
     }
     assert list(image["psnr"]) == list(image["ssim"]) == list(KEYS)

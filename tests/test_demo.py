@@ -397,7 +397,16 @@ def test_api_runs_everything(client: Any, tiny: Any) -> None:
     assert (delta.get("value") if isinstance(delta, dict) else delta).endswith(".png")
     assert report["settings"]["seed"] == 3
     assert report["images"][0]["psnr"]["defended_attacked"] > 0
-    assert set(report) == {"settings", "versions", "checkpoints", "images"}
+    assert set(report) == {"settings", "versions", "checkpoints", "detector", "images"}
+    assert set(report["images"][0]["detection"]) == {"clean", "attacked"}
+
+
+def test_api_takes_a_plain_transform_for_a_defence(client: Any, tiny: Any) -> None:
+    *_, report = client.predict(tiny, steps=1, defence="jpeg", api_name="/run")
+    assert report["settings"]["purifier"] == {"sampler": "jpeg", "strength": 75}
+    assert report["detector"] == {"threshold": None}, "it was calibrated for another defence"
+    assert set(report["checkpoints"]) == {"restorer default"}
+    assert report["images"][0]["psnr"]["defended_attacked"] > 0
 
 
 def test_api_takes_a_real_capture(client: Any, tiny: Any) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -9,10 +11,17 @@ from torch import Tensor, nn
 from toy_models import inside
 
 from udc_defense import attacks
+from udc_defense.checkpoints import load_restorer
 from udc_defense.defense import Defense
-from udc_defense.detection import Detector, Evading, difference, roc, threshold
+from udc_defense.detection import Detector, Evading, calibrated, difference, roc, threshold
 from udc_defense.errors import SettingError
+from udc_defense.evaluation import case
+from udc_defense.evaluation.case import Result, Settings
+from udc_defense.evaluation.purification import Purification
+from udc_defense.evaluation.runner import checkpoint_sums
+from udc_defense.evaluation.spine import DEFAULT
 from udc_defense.noise import Generators, seeded
+from udc_defense.scenes import scene_from_photo
 
 
 class Smoother(nn.Module):
@@ -121,3 +130,41 @@ class TestEvading:
             evading.damage(image, image)
         value = evading.damage(evading(image), 2 * image + 0.1)
         assert value.tolist() == pytest.approx([-20.0]), "no penalty below the limit"
+
+
+class TestCalibrated:
+    def test_the_published_threshold_belongs_to_the_default_defence_alone(self) -> None:
+        checkpoints = checkpoint_sums("default", "default")
+        limit = calibrated(DEFAULT.facts(), checkpoints)
+        assert limit is not None and -60 < limit < 0
+        assert calibrated(DEFAULT.facts() | {"noise_level": 31}, checkpoints) is None
+        assert calibrated(DEFAULT.facts(), checkpoints | {"restorer default": "0" * 64}) is None
+        assert calibrated({"sampler": "jpeg", "strength": 75}, checkpoints) is None
+
+
+class TestInReports:
+    def scored(self, settings: Settings) -> Result:
+        torch.manual_seed(0)
+        defense = Defense(load_restorer(), Purification("one_step", 10).load())
+        return case.finish(case.run(defense, settings, "drawn", scene=scene_from_photo(inside(1, 3, 48, 48).float())))
+
+    def test_scores_are_those_of_the_detector(self) -> None:
+        result = self.scored(Settings(attack="pgd", steps=3))
+        scores = result.report()["detection"]
+        images = result.images
+        expected = {"clean": ("restored", "defended_clean"), "attacked": ("attacked_restored", "defended_attacked")}
+        for key, (bare, defended) in expected.items():
+            assert scores[key] == pytest.approx(float(difference(images[bare], images[defended])), abs=0.01)
+
+    def test_who_evades_is_seen_less(self) -> None:
+        seen, unseen = (
+            self.scored(Settings(attack="pgd", steps=8, threat="exact", evade=evade)).report()["detection"]["attacked"]
+            for evade in (False, True)
+        )
+        plain = self.scored(Settings(attack="pgd", steps=8)).report()["detection"]["attacked"]
+        assert unseen < plain and unseen < seen + 3
+
+    @pytest.mark.parametrize("changes", [{"threat": "bpda"}, {"threat": "exact", "objective": "l1"}])
+    def test_evading_takes_the_exact_threat_and_damage_alone(self, changes: dict[str, Any]) -> None:
+        with pytest.raises(SettingError, match="the detector is evaded under the threat exact"):
+            Settings(evade=True, **changes)

@@ -23,6 +23,7 @@ import udc_defense
 from udc_defense.checkpoints import CHECKSUMS, WEIGHTS, load_purifier, load_restorer, verify
 from udc_defense.defense import Defense
 from udc_defense.errors import CheckpointError, ImageError, SettingError
+from udc_defense.guides.frequency import Frequency
 from udc_defense.images import read_image, to_pil
 from udc_defense.noise import seeded
 from udc_defense.pipeline import UDCDefenseOutput, UDCDefensePipeline
@@ -88,6 +89,16 @@ class TestTheNumbers:
         given = run(pipe, sampler="ddim", eta=0.5)
         assert torch.equal(given, defense(folders, sampler="ddim", eta=0.5)(captures(), generator=seeded(1)))
         assert not torch.equal(given, run(pipe, sampler="ddim"))
+
+    @pytest.mark.parametrize("guide", ["mse", "frequency", Frequency(cutoff=0.1)])
+    def test_a_guide_reaches_the_purifier(
+        self, guide: str | Frequency, pipe: UDCDefensePipeline, folders: dict[str, Path]
+    ) -> None:
+        options: dict[str, Any] = {"sampler": "ddpm", "noise_level": 6, "guide": guide, "guidance": 0.5}
+        given = run(pipe, **options)
+        assert torch.equal(given, defense(folders, **options)(captures(), generator=seeded(1)))
+        plain = run(pipe, **options | {"guidance": 0.0})
+        assert torch.equal(plain, run(pipe, sampler="ddpm", noise_level=6)) and not torch.equal(plain, given)
 
     def test_noise_level_zero_is_the_identity_before_the_restorer(self, pipe: UDCDefensePipeline) -> None:
         output = pipe(captures(), noise_level=0, output_type="pt")
@@ -172,6 +183,10 @@ BAD_SETTINGS: dict[str, tuple[dict[str, Any], str]] = {
     "steps in words": ({"num_inference_steps": "five"}, "num_inference_steps 'five' is not a whole number."),
     "no draws": ({"draws": 0}, "draws 0"),
     "an unknown sampler": ({"sampler": "magic"}, "'magic' is not one of"),
+    "an unknown guide": ({"guide": "lpips"}, "guide 'lpips' is not one of feature, frequency, mse, ssim."),
+    "a guide that is none": ({"guide": torch.nn.Identity()}, "guide Identity is neither a name nor a Guide."),
+    "a negative guidance": ({"guide": "mse", "guidance": -1.0}, "guidance -1.0 is negative or not finite."),
+    "too much guidance": ({"guide": "frequency", "guidance": 2.0}, "guidance 2.0 is not in 0…1"),
     "an unknown aggregate": ({"aggregate": "sum"}, "'sum'"),
     "an unknown output": ({"output_type": "latent"}, "output_type 'latent' is not one of pil, pt, np."),
     "a seed for a generator": ({"generator": 7}, "generator 7 is no torch.Generator."),

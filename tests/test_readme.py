@@ -58,5 +58,5 @@ def test_every_crop_of_the_protocol_has_its_rows() -> None:
         for eps in spine.EPSILONS:
             assert len(spine.default_rows(results, split, eps)) == crops
     for purification in spine.GRID:
-        rows = spine.select(results, "val", eps=spine.CHOICE_EPS, purifier=spine.asdict(purification))
+        rows = spine.select(results, "val", eps=spine.CHOICE_EPS, purifier=purification.facts())
         assert len({row["image"] for row in rows}) == 36

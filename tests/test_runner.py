@@ -241,14 +241,18 @@ def jobs(nets: Path, tmp_path: Path) -> list[Job]:
         "split,path,kind,yaw_deg,pitch_deg,fov_deg,box,adaptive\n"
         "val,street.hdr,perspective,0,0,80,,1\nval,street.hdr,perspective,90,0,80,,0\n"
     )
-    purifications = (Purification("one_step", 5), Purification("ddim", 10, steps=2, draws=2, aggregate="median"))
+    weights = str(nets / "purifier")
+    purifications = (
+        Purification("one_step", 5, weights=weights),
+        Purification("ddim", 10, steps=2, draws=2, aggregate="median", weights=weights),
+    )
     settings = replace(SETTINGS, steps=1)
     cells = (
         Cell(settings, purifications, size=32),
         Cell(replace(settings, threat="exact", resubmit=3), purifications[:1], size=32),
     )
     return [
-        Job(crop, str(tmp_path), cell, restorer=str(nets / "restorer"), purifier=str(nets / "purifier"))
+        Job(crop, str(tmp_path), cell, restorer=str(nets / "restorer"))
         for crop in read_crops(tmp_path / "crops.csv")
         for cell in cells
     ]
@@ -394,7 +398,7 @@ class TestResultsFile:
         assert versions()["torch"] == torch.__version__ and "python" in versions()
         sums = checkpoint_sums(str(nets / "restorer"), str(nets / "purifier"))
         assert [len(value) for value in sums.values()] == [64, 64]
-        assert len(checkpoint_sums(str(nets / "restorer"), None)) == 1
+        assert len(checkpoint_sums(str(nets / "restorer"))) == 1
 
 
 def test_a_crop_has_a_name_of_its_own() -> None:

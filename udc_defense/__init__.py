@@ -14,6 +14,7 @@ _SOURCES = {
     "Defense": "udc_defense.defense",
     "UDCDefensePipeline": "udc_defense.pipeline",
     "capture": "udc_defense.imaging",
+    "load_guide": "udc_defense.checkpoints",
     "load_purifier": "udc_defense.checkpoints",
     "load_restorer": "udc_defense.checkpoints",
     "read_image": "udc_defense.images",

@@ -1,8 +1,8 @@
 """A name, a folder or `owner/name[@revision]` on the Hugging Face Hub -> verified weights, loaded.
 
-A checkpoint is a folder in diffusers' layout: a restorer has `config.json` and `diffusion_pytorch_model.safetensors`, a
-purifier `unet/` and `scheduler/`. `checksums.json` beside them lists size and sha256 of every file; the client of the
-Hub checks sizes only. Weights are safetensors, nothing else is opened.
+A checkpoint is a folder in diffusers' layout: a restorer and the encoder of a guide have `config.json` and
+`diffusion_pytorch_model.safetensors`, a purifier `unet/` and `scheduler/`. `checksums.json` beside them lists size and
+sha256 of every file; the client of the Hub checks sizes only. Weights are safetensors, nothing else is opened.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from udc_defense.errors import CheckpointError
 
 if TYPE_CHECKING:
+    from udc_defense.guides.feature import Feature
     from udc_defense.purifiers.diffusion import DiffusionPurifier
     from udc_defense.restorers.base import Restorer
 
@@ -53,7 +54,7 @@ def load_purifier(source: str | Path = "default", **options: Any) -> DiffusionPu
 
     Args:
         source: an embedded name, a folder, or `owner/name[@revision]` on the Hub.
-        options: sampler, noise_level, steps, draws, aggregate, eta of `DiffusionPurifier`.
+        options: sampler, noise_level, steps, draws, aggregate, eta, guide, guidance of `DiffusionPurifier`.
 
     Raises:
         CheckpointError: one sentence that says what is wrong with it.
@@ -75,6 +76,26 @@ def load_purifier(source: str | Path = "default", **options: Any) -> DiffusionPu
     return DiffusionPurifier(network, scheduler, last_timestep=last_timestep, **options).eval()
 
 
+def load_guide(source: str | Path = "default") -> Feature:
+    """The guide `feature` with a trained encoder, in evaluation mode, float32, on the CPU.
+
+    Args:
+        source: an embedded name, a folder, or `owner/name[@revision]` on the Hub.
+
+    Raises:
+        CheckpointError: one sentence that says what is wrong with it.
+    """
+    from udc_defense.guides.encoder import GuideEncoder
+    from udc_defense.guides.feature import Feature
+
+    folder = resolve(source, "guide")
+    config = _read_json(folder / "config.json")
+    name = str(config.get("_class_name"))
+    if name != GuideEncoder.__name__:
+        raise CheckpointError(f"{source}: its architecture {name!r} is not {GuideEncoder.__name__}, a guide's.")
+    return Feature(_filled(_built(GuideEncoder, config, source), folder / WEIGHTS, source)).eval()
+
+
 def resolve(source: str | Path, kind: str) -> Path:
     """The local folder of a checkpoint, its files verified: embedded name, then folder, then the Hub."""
     if str(source) in embedded_names(kind):
@@ -93,7 +114,7 @@ def resolve(source: str | Path, kind: str) -> Path:
 
 
 def embedded_names(kind: str) -> list[str]:
-    """Names of the checkpoints of a kind (`restorer` or `purifier`) that travel with the package."""
+    """Names of the checkpoints of a kind (`restorer`, `purifier` or `guide`) that travel with the package."""
     folder = EMBEDDED / kind
     return sorted(path.name for path in folder.iterdir() if path.is_dir()) if folder.is_dir() else []
 

@@ -18,11 +18,12 @@ from udc_defense import __version__
 from udc_defense.errors import SettingError, UDCDefenseError
 
 if TYPE_CHECKING:
-    from torch import Tensor, nn
+    from torch import Tensor
     from torch.utils.data import Dataset
 
     from udc_defense.defense import Defense
     from udc_defense.evaluation.case import Result, Settings
+    from udc_defense.evaluation.purification import Purification
     from udc_defense.scenes import Pair
     from udc_defense.training.loop import Progress
 
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     Source = tuple[str, Loader]
 
 INTERRUPTED = 130
+PROTOCOLS = ("spine", "attacks", "purifiers", "detection")
 STAGE_WORDS = {
     "simulate": "simulating the capture",
     "restore": "restoring",
@@ -66,18 +68,22 @@ def _complain(problem: object) -> int:
 
 def _run(options: argparse.Namespace) -> int:
     """Everything on every photo; report.json is rewritten after each, so that an interruption loses nothing."""
+    from udc_defense import detection
     from udc_defense.evaluation import case
     from udc_defense.evaluation.runner import checkpoint_sums, versions
 
-    defense, settings = _defense(options), _settings(options)
+    defense, settings, purification = _defense(options), _settings(options), _purification(options)
+    purifier = purification.facts() if purification else None
+    weights = [purification.weights] if purification and not purification.is_transform else []
     report: dict[str, Any] = {
-        "settings": asdict(settings) | {"purifier": _purifier_facts(options), "captured": options.captured},
+        "settings": asdict(settings) | {"purifier": purifier, "captured": options.captured},
         "versions": versions(),
-        "checkpoints": checkpoint_sums(
-            options.restorer, options.purifier_weights if hasattr(defense.purifier, "network") else None
-        ),
+        "checkpoints": checkpoint_sums(options.restorer, *weights),
+        "detector": None,
         "images": [],
     }
+    if purifier is not None:
+        report["detector"] = {"threshold": detection.calibrated(purifier, report["checkpoints"])}
 
     def process(name: str, load: Loader, folder: Path) -> None:
         result = _watch(case.run(defense, settings, name, **load()), name)
@@ -85,7 +91,7 @@ def _run(options: argparse.Namespace) -> int:
             _save(image, folder / f"{stage}.png")
         report["images"].append(result.report())
         _write_json(options.out / "report.json", report)
-        _print_scores(report["images"][-1])
+        _print_scores(report["images"][-1], report["detector"])
 
     return _each(list(_sources(options)), options.out, process)
 
@@ -233,12 +239,12 @@ def _results(options: argparse.Namespace) -> int:
     import torch
     from tqdm import tqdm
 
-    from udc_defense.evaluation import attack_suite, spine
+    from udc_defense.evaluation import attack_suite, detection_suite, purifier_suite, spine
     from udc_defense.evaluation.runner import Results, checkpoint_sums, read_rows, run_jobs, versions, write_results
     from udc_defense.training.loop import hardware
 
     sums = checkpoint_sums("default", "default")
-    protocols = {"spine": spine, "attacks": attack_suite}
+    protocols = dict(zip(PROTOCOLS, (spine, attack_suite, purifier_suite, detection_suite), strict=True))
     for name in options.protocol or protocols:
         jobs = list(protocols[name].jobs(options.scenes, options.crops, options.split, options.seed))
         # Rows of other weights must never be mixed in: the partial file carries the weights in its name.
@@ -282,6 +288,14 @@ def _denoising(options: argparse.Namespace) -> int:
     return 0
 
 
+def _cost(options: argparse.Namespace) -> int:
+    """Time, evaluations and memory of the chosen purifiers."""
+    from udc_defense.evaluation.cost import measure
+
+    _write_json(options.out / "cost.json", measure())
+    return 0
+
+
 def _demo(options: argparse.Namespace) -> int:
     try:
         from udc_defense.demo import main as serve
@@ -295,41 +309,31 @@ def _demo(options: argparse.Namespace) -> int:
 
 
 def _defense(options: argparse.Namespace) -> Defense:
-    from udc_defense.checkpoints import load_purifier, load_restorer
+    from udc_defense.checkpoints import load_restorer
     from udc_defense.defense import Defense
-    from udc_defense.transforms import load_transform
 
-    facts = _purifier_facts(options)
-    purifier: nn.Module | None = None
-    if _is_transform(options):
-        purifier = load_transform(options.purifier, options.strength)
-    elif facts is not None:
-        purifier = load_purifier(options.purifier_weights, **facts)
-    device = _device(options.device)
-    return Defense(load_restorer(options.restorer), purifier).to(device).eval()
+    purification = _purification(options)
+    purifier = purification.load() if purification else None
+    return Defense(load_restorer(options.restorer), purifier).to(_device(options.device)).eval()
 
 
-def _purifier_facts(options: argparse.Namespace) -> dict[str, Any] | None:
+def _purification(options: argparse.Namespace) -> Purification | None:
+    from udc_defense.evaluation.purification import Purification
+
     if options.purifier == "none":
         return None
-    if _is_transform(options):
-        return {"transform": options.purifier, "strength": options.strength}
-    if options.strength is not None:
-        raise SettingError(f"--strength is of a plain transform; {options.purifier} has --noise-level.")
-    return {
-        "sampler": options.purifier,
-        "noise_level": options.noise_level,
-        "steps": options.purify_steps,
-        "draws": options.draws,
-        "aggregate": options.aggregate,
-        "eta": options.eta,
-    }
-
-
-def _is_transform(options: argparse.Namespace) -> bool:
-    from udc_defense.transforms import TRANSFORMS
-
-    return options.purifier in TRANSFORMS.names()
+    return Purification(
+        sampler=options.purifier,
+        noise_level=options.noise_level,
+        steps=options.purify_steps,
+        draws=options.draws,
+        aggregate=options.aggregate,
+        eta=options.eta,
+        guide=options.guide,
+        guidance=options.guidance,
+        strength=options.strength,
+        weights=options.purifier_weights,
+    )
 
 
 def _device(name: str) -> str:
@@ -360,6 +364,7 @@ def _settings(options: argparse.Namespace) -> Settings:
         options=dict(_name_and_value(text) for text in options.option),
         surrogate_steps=options.surrogate_steps,
         resubmit=getattr(options, "resubmit", 0),
+        evade=options.evade,
     )
 
 
@@ -432,13 +437,23 @@ def _write_json(path: Path, value: dict[str, Any]) -> None:
     write_file(path, (json.dumps(value, indent=1) + "\n").encode())
 
 
-def _print_scores(row: dict[str, Any]) -> None:
+def _print_scores(row: dict[str, Any], detector: dict[str, Any] | None) -> None:
     psnr = {key: value for key, value in row["psnr"].items() if value is not None}
     print(f"{row['image']}: " + ", ".join(f"{key} {value:.2f} dB" for key, value in psnr.items()))
     if row["recovered"] is not None:
         print(f"  the defence recovered {row['recovered']:.0%} of what the attack took")
+    if detector and row["detection"]:
+        print(f"  the detector's score: {_detected(row['detection'], detector['threshold'])}")
     for words in row["flags"]:
         print(f"  {words}")
+
+
+def _detected(scores: dict[str, float], threshold: float | None) -> str:
+    said = ", ".join(f"{kind} {score:.1f} dB" for kind, score in scores.items())
+    if threshold is None:
+        return f"{said}; it has no threshold for these networks"
+    noticed = [kind for kind, score in scores.items() if score > threshold]
+    return f"{said}; above {threshold:.1f} dB, so suspicious: {', '.join(noticed) or 'none'}"
 
 
 # --- The flags --------------------------------------------------------------------------------------------------------
@@ -481,7 +496,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_common(restore)
 
     train = _command(commands, "train", _train, "train a restorer or a purifier")
-    train.add_argument("network", choices=("restorer", "purifier", "robust_purifier"))
+    train.add_argument("network", choices=("restorer", "purifier", "robust_purifier", "guide"))
     train.add_argument("--scenes", type=Path, metavar="DIR", help="panoramas (.hdr) and photos")
     train.add_argument("--crops", type=Path, metavar="FILE", help="crop list whose scenes are kept out of training")
     _add_pairs(train)
@@ -507,11 +522,17 @@ def _parser() -> argparse.ArgumentParser:
         results.add_argument("--split", choices=("val", "heldout"), help="one split only")
         if name == "results":
             results.add_argument(
-                "--protocol", action="append", choices=("spine", "attacks"), help="one only; repeat for more"
+                "--protocol",
+                action="append",
+                choices=PROTOCOLS,
+                help="one only; repeat for more",
             )
         results.add_argument("--workers", type=int, default=2, help="processes of one thread each")
         results.add_argument("--seed", type=int, default=0)
         results.add_argument("--out", type=Path, default=Path("results"), metavar="DIR")
+
+    cost = _command(commands, "cost", _cost, "measure time and memory of the chosen purifiers: results/cost.json")
+    cost.add_argument("--out", type=Path, default=Path("results"), metavar="DIR")
 
     demo = _command(commands, "demo", _demo, "the browser demo")
     demo.add_argument("--host", default=None)
@@ -574,6 +595,7 @@ def _add_attack(parser: argparse.ArgumentParser) -> None:
         "--threat", default="oblivious", metavar="KIND", help="oblivious, bpda, surrogate or exact: see attack --list"
     )
     parser.add_argument("--surrogate-steps", type=int, default=2, help="evaluations per draw under --threat surrogate")
+    parser.add_argument("--evade", action="store_true", help="keep the detector quiet, too (threat exact)")
     parser.add_argument("--attack-draws", type=int, default=1, help="noise draws averaged per loss and gradient")
 
 
@@ -581,6 +603,7 @@ class _ListPurifiers(argparse.Action):
     """Likewise."""
 
     def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> None:
+        from udc_defense.guides import GUIDES
         from udc_defense.purifiers import SAMPLERS
         from udc_defense.registry import first_line
         from udc_defense.transforms import TRANSFORMS
@@ -588,6 +611,9 @@ class _ListPurifiers(argparse.Action):
         print("Samplers of the diffusion model (--purifier NAME, --noise-level, --draws):")
         for name in SAMPLERS.names():
             print(f"  {name}: {first_line(SAMPLERS.get(name).iterate)}")
+        print("Guides of the samplers (--guide NAME, --guidance STRENGTH):")
+        for name in GUIDES.names():
+            print(f"  {name}: {first_line(GUIDES.get(name))}")
         print("Plain transforms (--purifier NAME, --strength VALUE):")
         for name in TRANSFORMS.names():
             transform = TRANSFORMS.get(name)
@@ -636,5 +662,7 @@ def _add_purifier(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--noise-level", type=int, default=30, help="forward diffusion steps (default 30)")
     parser.add_argument("--purify-steps", type=int, default=5, help="of ddim, dpm_solver and ode (default 5)")
     parser.add_argument("--eta", type=float, default=0.0, help="randomness of ddim, 0 to 1 (default 0)")
+    parser.add_argument("--guide", metavar="NAME", help="keeps the result near the input: see purify --list")
+    parser.add_argument("--guidance", type=float, default=0.0, help="strength of the guide (default 0, none)")
     parser.add_argument("--draws", type=int, default=8, help="purifications that are aggregated")
     parser.add_argument("--aggregate", choices=("mean", "median"), default="mean")

@@ -7,16 +7,21 @@ reconstruction detectors of classification (MagNet, arXiv 1705.09064).
 
 from __future__ import annotations
 
+import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from udc_defense.checkpoints import EMBEDDED
 from udc_defense.defense import Defense
 from udc_defense.errors import SettingError
 from udc_defense.noise import Generators
+
+CALIBRATION = EMBEDDED / "detector.json"
 
 
 class Detector(nn.Module):
@@ -65,6 +70,20 @@ def threshold(clean_scores: Sequence[float], false_alarms: float = 0.05) -> floa
         needed = math.ceil(1 / false_alarms) - 1
         raise SettingError(f"{len(clean_scores)} clean scores are too few for {false_alarms:g}: at least {needed}.")
     return sorted(clean_scores)[rank - 1]
+
+
+def calibrated(purifier: Mapping[str, Any], checkpoints: Mapping[str, str]) -> float | None:
+    """The threshold that comes with the embedded networks, in dB; None for any other networks or purification.
+
+    Args:
+        purifier: what a report says of the purifier.
+        checkpoints: sha256 of the weights in use, as a report has them.
+    """
+    if not CALIBRATION.is_file():
+        return None
+    found = json.loads(CALIBRATION.read_text(encoding="utf-8"))
+    fits = (dict(purifier), dict(checkpoints)) == (found["purifier"], found["checkpoints"])
+    return found["threshold"] if fits else None
 
 
 @dataclass(frozen=True)

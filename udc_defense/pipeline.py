@@ -128,6 +128,8 @@ class UDCDefensePipeline(DiffusionPipeline):
         draws: int = 1,
         aggregate: Aggregate = "mean",
         eta: float = 0.0,
+        guide: str | torch.nn.Module | None = None,
+        guidance: float = 0.0,
         restore: bool = True,
         output_type: OutputType = "pil",
         callback_on_step_end: StepCallback | None = None,
@@ -146,6 +148,9 @@ class UDCDefensePipeline(DiffusionPipeline):
             draws: independent purifications, aggregated pixel by pixel.
             aggregate: `mean` or `median` over the draws.
             eta: randomness of `ddim`, 0 to 1.
+            guide: what keeps the purified capture near its input: name of a file of `udc_defense.guides`, or a `Guide`,
+                which moves to the pipeline's device.
+            guidance: its strength, from 0, none at all.
             restore: False leaves the restorer out.
             output_type: `pil` (8 bit), `pt` (float32, where the networks are) or `np` (float32). The last two hold the
                 networks' values, which may lie a little outside [0, 1].
@@ -156,6 +161,7 @@ class UDCDefensePipeline(DiffusionPipeline):
             return_dict: False gives a tuple (images, purified).
 
         Raises:
+            CheckpointError: the network that the guide of a name needs is missing or damaged.
             ImageError: an image that is none, or of another shape or range.
             SettingError: a parameter is out of range or a name unknown.
         """
@@ -169,6 +175,8 @@ class UDCDefensePipeline(DiffusionPipeline):
             draws=draws,
             aggregate=aggregate,
             eta=eta,
+            guide=guide,
+            guidance=guidance,
         )
         self._interrupt = False
         captures = _batch(image).to(self._execution_device)
@@ -187,7 +195,10 @@ class UDCDefensePipeline(DiffusionPipeline):
                 raise SettingError(f"{name} {settings[name]!r} is not a whole number.")
         steps = settings.pop("num_inference_steps")
         last_timestep = self.config["last_timestep"]
-        return _Purifier(self.unet, self.scheduler, steps=steps, last_timestep=last_timestep, **settings)
+        purifier = _Purifier(self.unet, self.scheduler, steps=steps, last_timestep=last_timestep, **settings)
+        if purifier.guide is not None:
+            purifier.guide.to(self._execution_device)
+        return purifier
 
     def _purified(
         self, purifier: _Purifier, captures: Tensor, generator: Generators, callback: StepCallback | None

@@ -15,17 +15,19 @@ from torch import Tensor
 
 from udc_defense.attacks import ATTACKS
 from udc_defense.attacks.objectives import OBJECTIVES
-from udc_defense.checkpoints import load_purifier, load_restorer
+from udc_defense.checkpoints import load_restorer
 from udc_defense.defense import Defense
 from udc_defense.demo.samples import light
+from udc_defense.detection import calibrated
 from udc_defense.errors import SettingError
 from udc_defense.evaluation import case
+from udc_defense.evaluation.purification import Purification
 from udc_defense.evaluation.runner import checkpoint_sums, versions
 from udc_defense.images import read_image
 from udc_defense.purifiers import SAMPLERS
-from udc_defense.purifiers.diffusion import DiffusionPurifier
 from udc_defense.restorers.base import Restorer
 from udc_defense.threats import KINDS
+from udc_defense.transforms import TRANSFORMS
 
 MAX_EPS, MAX_NOISE_LEVEL, MAX_DRAWS = 16, 100, 8
 # Steps by default and at most: of attacks that see gradients, and of those that see outputs only and need many more.
@@ -34,7 +36,7 @@ GRADIENT_STEPS, QUERY_STEPS = (10, 50), (200, 1000)
 REPEATS, MAX_STEPS_IN_ALL = ("restarts", "searches"), 1000
 MAX_SEED = 2**31 - 1
 MAX_SIDE = {"cpu": 768, "cuda": 1536}
-METHODS = ("none", *SAMPLERS.names())
+METHODS = ("none", *SAMPLERS.names(), *TRANSFORMS.names())
 NORMS = ("linf", "l2")
 # Of attacks that ask more than once; SimBA does where its first try fails, as about every second does.
 QUERIES_PER_STEP = {"simba": 1.5}
@@ -128,12 +130,14 @@ class Choices:
             **{name: value for name, value in shared.items() if name in takes(self.attack)},
         )
 
-    def purifier(self) -> dict[str, Any] | None:
-        """Options of the purifier; none where there is no defence."""
+    def purification(self) -> Purification | None:
+        """None where there is no defence; a plain transform has its default strength."""
         if self.defence == "none":
             return None
-        chosen = {"sampler": self.defence, "noise_level": int(self.noise_level), "draws": int(self.draws)}
-        return chosen | {"steps": PURIFIER_STEPS, "aggregate": "mean"}
+        if self.defence in TRANSFORMS.names():
+            return Purification(self.defence)
+        level, draws = int(self.noise_level), int(self.draws)
+        return Purification(self.defence, level, steps=PURIFIER_STEPS, draws=draws)
 
 
 def _check(name: str, value: float, low: float, high: float) -> None:
@@ -194,7 +198,7 @@ def _attack_phase(choices: Choices) -> Phase:
 
 def _evaluations(choices: Choices, per_draw: int = MAX_NOISE_LEVEL) -> int:
     """Of the purifier's network in one pass, with at most so many per draw."""
-    if choices.defence == "none" or not choices.noise_level:
+    if choices.defence not in SAMPLERS.names() or not choices.noise_level:
         return 0
     of_method = SAMPLERS.get(choices.defence).evaluations(int(choices.noise_level), PURIFIER_STEPS)
     return min(of_method, per_draw) * int(choices.draws)
@@ -224,9 +228,8 @@ def read_photo(path: str) -> tuple[Tensor, str]:
 
 def start(photo: Tensor, choices: Choices, settings: case.Settings) -> Iterator[case.Step]:
     """All stages of one photo; close the iterator to stop."""
-    options = choices.purifier()
-    purifier: DiffusionPurifier | None = load_purifier(**options).to(device()) if options else None
-    defense = Defense(restorer(), purifier)
+    purification = choices.purification()
+    defense = Defense(restorer(), purification.load().to(device()) if purification else None)
     if choices.captured:
         return case.run(defense, settings, "photo", captured=photo.to(device()))
     return case.run(defense, settings, "photo", scene=light(photo).to(device()))
@@ -234,10 +237,23 @@ def start(photo: Tensor, choices: Choices, settings: case.Settings) -> Iterator[
 
 def report(choices: Choices, settings: case.Settings, result: case.Result) -> dict[str, Any]:
     """report.json of `udc-defense run`, of one photo."""
-    options = choices.purifier()
+    purifier, checkpoints = _facts(choices)
     return {
-        "settings": asdict(settings) | {"purifier": options, "captured": choices.captured},
+        "settings": asdict(settings) | {"purifier": purifier, "captured": choices.captured},
         "versions": versions(),
-        "checkpoints": checkpoint_sums("default", "default" if options else None),
+        "checkpoints": checkpoints,
+        "detector": None if purifier is None else {"threshold": threshold(choices)},
         "images": [result.report()],
     }
+
+
+def threshold(choices: Choices) -> float | None:
+    """Of the detector; None where it was calibrated for other networks or another defence."""
+    purifier, checkpoints = _facts(choices)
+    return None if purifier is None else calibrated(purifier, checkpoints)
+
+
+def _facts(choices: Choices) -> tuple[dict[str, Any] | None, dict[str, str]]:
+    purification = choices.purification()
+    weights = [purification.weights] if purification and not purification.is_transform else []
+    return purification.facts() if purification else None, checkpoint_sums("default", *weights)

@@ -36,7 +36,7 @@ METHOD_WORDS = {
     "dpm_solver": "DPM-Solver++, 5 steps",
     "ode": "Probability flow, 5 steps",
 }
-METHODS = [(METHOD_WORDS.get(name, name), name) for name in engine.METHODS]
+METHODS = [(METHOD_WORDS.get(name) or view.defence_words(name), name) for name in engine.METHODS]
 NORMS = [("L∞: each value by at most ε", "linf"), ("L2: ε on average (root mean square)", "l2")]
 THREATS = [(words, kind) for kind, words in view.THREATS.items()]
 STAGE_CHOICES = [(words, key) for key, words in view.STAGES.items()]
@@ -341,7 +341,7 @@ def run(
         attack: none, or one of the library's, such as pgd, apgd, cw (see gradients), square or simba (outputs only).
         eps: largest change, in units of 1/255, 0 to 16.
         steps: of the attack, 1 to 50, of one that sees outputs only to 1000; null: the usual 10, or 200.
-        defence: none, one_step, ddim, ddpm, dpm_solver or ode.
+        defence: none, a sampler (one_step, ddim, ddpm, dpm_solver, ode), or a plain transform such as jpeg.
         noise_level: forward diffusion steps, 0 to 100.
         draws: purifications that are averaged, 1 to 8.
         threat: what the attacker knows of the defence: oblivious, bpda, surrogate or exact.
@@ -391,27 +391,28 @@ def _work(path: str, choices: Choices) -> Iterator[Update]:
     photo, note = engine.read_photo(path)
     progress = view.Progress(engine.phases(choices))
     yield _only_status(progress.line())
-    steps = engine.start(photo, choices, settings)
+    steps, limit = engine.start(photo, choices, settings), engine.threshold(choices)
     try:
         for step in steps:
             result = step.result
             if progress.update(step):
-                yield _everything(progress.line(), result, settings, note)
+                yield _everything(progress.line(), result, settings, note, limit)
             elif progress.due():
                 yield _only_status(progress.line())
     finally:  # Stop closes this generator: the networks' work ends with it
         steps.close()  # type: ignore[attr-defined]
     done = view.status("done", f"Done in {progress.seconds:.0f} s · seed {settings.seed}", 1.0)
     # Whole once more: a client of the API gets the last update only.
-    yield (*_everything(done, result, settings, note)[:-1], engine.report(choices, settings, result))
+    yield (*_everything(done, result, settings, note, limit)[:-1], engine.report(choices, settings, result))
 
 
 def _only_status(line: str) -> Update:
     return (line, *[gr.skip()] * 5)
 
 
-def _everything(line: str, result: Result, settings: Settings, note: str) -> Update:
-    words = view.verdict(result, settings) + (f"\n\n{note}" if note else "")
+def _everything(line: str, result: Result, settings: Settings, note: str, limit: float | None) -> Update:
+    words = " ".join(filter(None, (view.verdict(result, settings), view.suspicion(result, limit))))
+    words += f"\n\n{note}" if note else ""
     return (line, words, view.pictures(result), view.table(result), _delta(view.perturbation(result)), gr.skip())
 
 

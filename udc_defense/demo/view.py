@@ -20,6 +20,7 @@ from udc_defense.demo.engine import Phase
 from udc_defense.errors import CheckpointError
 from udc_defense.evaluation.case import Result, Settings, Step
 from udc_defense.images import to_pil
+from udc_defense.transforms import TRANSFORMS
 
 # Every stage in the order of the film strip, in a visitor's words.
 STAGES = {
@@ -84,6 +85,14 @@ def _option_words(option: Option) -> str:
     alternatives = f" (or {', '.join(others)})" if others else ""
     first_sentence = option.words.partition(". ")[0].removesuffix(".")
     return f"`{option.name}={option.default}`{alternatives}: {first_sentence}."
+
+
+def defence_words(name: str) -> str:
+    """Of a sampler without words of its own, or of a plain transform."""
+    if name not in TRANSFORMS.names():
+        return name
+    strength = TRANSFORMS.get(name).strength
+    return f"Plain {name.replace('_', ' ')}, {strength.name} {strength.default:g}"
 
 
 def objective_choices() -> list[tuple[str, str]]:
@@ -168,6 +177,22 @@ def verdict(result: Result, settings: Settings) -> str:
     psnr, how = result.scores("psnr"), _how(result, settings)
     sentences = _with_truth(psnr, result.threat, how) if result.has_truth else _without_truth(psnr, result, how)
     return " ".join(sentences)
+
+
+def suspicion(result: Result, threshold: float | None) -> str:
+    """Whether the detector notices the attack; nothing where it has no threshold for this defence."""
+    scores = result.detection()
+    if scores is None or threshold is None:
+        return ""
+    levels = {kind: f"{score:.1f} dB, threshold {threshold:.1f} dB" for kind, score in scores.items()}
+    detector = "The detector, which compares the images restored with and without the defence,"
+    alarm = scores["clean"] > threshold
+    if "attacked" not in scores:
+        said = "takes this untouched capture for attacked" if alarm else "finds nothing suspicious"
+        return f"{detector} {said} ({levels['clean']})."
+    said = "**notices** the attack" if scores["attacked"] > threshold else "does **not notice** the attack"
+    words = f"{detector} {said} ({levels['attacked']})."
+    return words + (" But it takes the untouched capture for attacked, too." if alarm else "")
 
 
 def _how(result: Result, settings: Settings) -> list[str]:

@@ -8,12 +8,13 @@ those of `heldout` it has never seen.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from udc_defense.evaluation.case import Settings
-from udc_defense.evaluation.runner import ADAPTIVE_SIZE, Cell, Job, Purification, Results, key_of
+from udc_defense.evaluation.entry import Entry, jobs_of
+from udc_defense.evaluation.purification import Purification
+from udc_defense.evaluation.runner import CENTRE, Job
 from udc_defense.evaluation.spine import DEFAULT
 from udc_defense.scenes import read_crops
 
@@ -23,22 +24,9 @@ LAYER = "encoder.3"  # the coarsest scale of the restorer
 SINGLE = Purification(DEFAULT.sampler, DEFAULT.noise_level)
 CHAIN = Purification("ddpm", 10)
 
-
-@dataclass(frozen=True)
-class Entry:
-    """A line of the tables: an attack as it is set, and what it knows."""
-
-    title: str
-    attack: str
-    changes: dict[str, Any] = field(default_factory=dict)
-    purification: Purification = DEFAULT
-
-    def settings(self, seed: int) -> Settings:
-        return Settings(attack=self.attack, seed=seed, **self.changes)
-
-
 # Cheap ones first, so that an interrupted run has something of everything.
 OBLIVIOUS = (
+    Entry("random signs", "random_noise"),
     Entry("FGSM", "fgsm"),
     Entry("PGD-20", "pgd"),
     Entry("PGD-20, ε = 2", "pgd", {"eps": 2.0}),
@@ -79,6 +67,7 @@ ADAPTIVE = (
     Entry("PGD-20, BPDA", "pgd", EXACT | {"threat": "bpda"}, CHAIN),
     Entry("PGD-20, surrogate of 2 steps", "pgd", EXACT | {"threat": "surrogate"}, CHAIN),
     Entry("PGD-20", "pgd", EXACT, CHAIN),
+    Entry("random signs", "random_noise", EXACT),
     Entry("Square, 200 queries", "square", EXACT | {"steps": 200}),
     Entry(f"C&W to {TARGET_PSNR:g} dB", "cw", EXACT | {"steps": 20, "options": {"psnr": TARGET_PSNR}}),
     Entry("SimBA-DCT, 200 iterations", "simba", EXACT | {"steps": 200, "options": {"basis": "dct"}}),
@@ -87,32 +76,19 @@ ADAPTIVE = (
 
 def jobs(scenes: Path, crops: Path, split: str | None, seed: int) -> Iterator[Job]:
     """One job per crop and entry, the cheap entries of all crops first."""
-    val = tuple(read_crops(crops, "val"))
-    chosen = read_crops(crops, split)
-    for entries, faced in ((OBLIVIOUS, chosen), (ADAPTIVE, [crop for crop in chosen if crop.adaptive])):
-        for entry in entries:
-            fitted_on = val if entry.attack == "universal" else ()
-            cell = Cell(entry.settings(seed), (entry.purification,), size=ADAPTIVE_SIZE, fitted_on=fitted_on)
-            yield from (Job(crop, str(scenes), cell) for crop in faced)
+    chosen, val = read_crops(crops, split), read_crops(crops, "val")
+    yield from jobs_of(OBLIVIOUS, chosen, scenes, seed, val)
+    yield from jobs_of(ADAPTIVE, [crop for crop in chosen if crop.adaptive], scenes, seed)
 
 
 def describe() -> dict[str, Any]:
     """The protocol in words and numbers, for the results file."""
     return {
-        "images": f"{ADAPTIVE_SIZE}² centres of the crops, panel {Settings().panel}",
+        "images": f"{CENTRE}² centres of the crops, panel {Settings().panel}",
         "eps_in_255ths": 4,
-        "default": asdict(DEFAULT),
+        "default": DEFAULT.facts(),
         "adaptive": "fresh noise in every evaluation; gradients through all draws of the defence",
         "resubmissions": RESUBMISSIONS,
         "cw_target_psnr": TARGET_PSNR,
         "control": "the attack's own magnitudes with random signs",
     }
-
-
-def rows_of(results: Results, entry: Entry, split: str) -> list[dict[str, Any]]:
-    """The rows of one entry."""
-    settings = {k: v for k, v in asdict(entry.settings(results.seed)).items() if k != "seed"}
-    wanted = {"split": split, "size": ADAPTIVE_SIZE, "purifier": asdict(entry.purification)} | settings
-    # The cheap comparison first: the key of a row takes its settings apart.
-    near = [row for row in results.rows if all(row[key] == wanted[key] for key in ("split", "attack", "threat"))]
-    return [row for row in near if key_of(row) == key_of(wanted | {"image": row["image"]})]

@@ -8,9 +8,11 @@ from typing import Any
 
 from udc_defense.attacks import ATTACKS
 from udc_defense.evaluation import flags
-from udc_defense.evaluation.attack_suite import ADAPTIVE, OBLIVIOUS, RESUBMISSIONS, TARGET_PSNR, Entry, rows_of
+from udc_defense.evaluation.attack_suite import ADAPTIVE, OBLIVIOUS, RESUBMISSIONS, TARGET_PSNR
+from udc_defense.evaluation.entry import Entry, rows_of
 from udc_defense.evaluation.flags import Flag
-from udc_defense.evaluation.runner import Purification, Results
+from udc_defense.evaluation.purification import Purification
+from udc_defense.evaluation.runner import Results
 from udc_defense.evaluation.spine import DEFAULT, mean
 
 

@@ -18,8 +18,9 @@ from torch import Tensor, nn
 
 from udc_defense.attacks import ATTACKS, AttackResult
 from udc_defense.attacks.ball import Norm
-from udc_defense.attacks.objectives import check_objective, parse_objective
+from udc_defense.attacks.objectives import Objective, check_objective, parse_objective
 from udc_defense.defense import Defense
+from udc_defense.detection import Detector, Evading, difference
 from udc_defense.errors import SettingError
 from udc_defense.evaluation import flags
 from udc_defense.images import quantize, quantize_towards
@@ -55,7 +56,8 @@ class Settings:
 
     What is None takes the attack's own default, and stays None where the attack has no such thing: `fgsm` has no steps,
     `cw` no radius. `options` are the attack's own. `resubmit` is how often the defended restorer is asked again, with
-    fresh noise, about the attacked and the clean capture.
+    fresh noise, about the attacked and the clean capture. With `evade` the attacker also knows the detector, and
+    damages the bare restorer while the detector's score stays that of the clean capture.
     """
 
     panel: str = "axon20"
@@ -70,6 +72,7 @@ class Settings:
     options: dict[str, Any] = field(default_factory=dict, hash=False)
     surrogate_steps: int = 2
     resubmit: int = 0
+    evade: bool = False
 
     def __post_init__(self) -> None:
         get_panel(self.panel)
@@ -88,6 +91,8 @@ class Settings:
         ):
             if value is not None and not 1 <= value <= highest:
                 raise SettingError(f"{value} {words} are not in 1…{highest}.")
+        if self.evade and (self.threat, self.objective) != ("exact", "mse"):
+            raise SettingError("the detector is evaded under the threat exact, by an attack with the objective mse.")
         if not 0 <= self.resubmit <= 1000:
             raise SettingError(f"{self.resubmit} resubmissions are not in 0…1000.")
 
@@ -164,9 +169,19 @@ class Result:
             "nfe": self.nfe,
             "search": self._search_facts(),
             "resubmission": {key: _spread(values) for key, values in self.resubmitted.items()} or None,
+            "detection": self.detection(),
         }
         checks = [flags.zero_gradients([row])] + ([flags.randomised([row])] if row["resubmission"] else [])
         return row | {"flags": [f"{flag.check}: {flag.words}" for flag in checks if flag.raised]}
+
+    def detection(self) -> dict[str, float] | None:
+        """The detector's scores of the capture and the attacked capture in dB; higher is more suspicious."""
+        compared = {"clean": ("restored", "defended_clean"), "attacked": ("attacked_restored", "defended_attacked")}
+        pairs = {key: [self.images.get(stage) for stage in stages] for key, stages in compared.items()}
+        scores = {
+            k: round(float(difference(a, b)), 2) for k, (a, b) in pairs.items() if a is not None and b is not None
+        }
+        return scores or None
 
     def _search_facts(self) -> dict[str, Any] | None:
         """Evaluations of the attacked model, gradients that were zero everywhere, the best loss that the attack saw.
@@ -265,9 +280,9 @@ def attack(defense: Defense, settings: Settings, result: Result) -> Iterator[Ste
         return
     assert result.reference is not None
     chosen = ATTACKS.get(settings.attack)
-    model = threat(defense, settings.threat, seeded(result.seed + 1), surrogate_steps=settings.surrogate_steps)
     with _timed(result, "attack"):
-        arguments = _arguments(defense, settings, result)
+        model, objective = _attacked(defense, settings, result)
+        arguments = _arguments(settings, result, objective)
         for state in chosen.iterate(model, result.images["captured"], result.reference, **arguments):
             yield Step("attack", state.step, state.steps, result)
         result.search = state
@@ -282,19 +297,32 @@ def place(defense: Defense, result: Result, attacked: Tensor) -> None:
         result.images["attacked_restored"] = defense.restorer(result.images["attacked_input"])
 
 
-def _arguments(defense: Defense, settings: Settings, result: Result) -> dict[str, Any]:
+def _attacked(defense: Defense, settings: Settings, result: Result) -> tuple[nn.Module, Objective | None]:
+    """What the attacker has, and what it maximises."""
+    generator, captured = seeded(result.seed + 1), result.images["captured"]
+    if settings.evade:
+        detector = Detector(defense)
+        with torch.no_grad():
+            limit = float(detector(captured, generator=generator))
+        evading = Evading(detector, limit, generator)
+        return evading, evading.damage
+    model = threat(defense, settings.threat, generator, surrogate_steps=settings.surrogate_steps)
+    named = settings.objective
+    return model, None if named is None else parse_objective(named, defense.restorer, captured)
+
+
+def _arguments(settings: Settings, result: Result, objective: Objective | None) -> dict[str, Any]:
     """Of the attack's signature: what it shares with others, as far as it takes it, and its own options."""
-    attack = ATTACKS.get(settings.attack)
     shared: dict[str, Any] = {
         "eps": None if settings.eps is None else settings.eps / 255,
         "steps": settings.steps,
         "norm": settings.norm,
         "draws": settings.draws,
+        "objective": objective,
         "generator": seeded(result.seed),
     }
-    if settings.objective is not None:
-        shared["objective"] = parse_objective(settings.objective, defense.restorer, result.images["captured"])
-    return {name: value for name, value in shared.items() if name in attack.defaults} | settings.options
+    takes = ATTACKS.get(settings.attack).defaults
+    return {name: value for name, value in shared.items() if name in takes} | settings.options
 
 
 def control(defense: Defense, result: Result) -> Iterator[Step]:

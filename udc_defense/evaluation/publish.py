@@ -1,4 +1,4 @@
-"""Numbers into prose: fills the marked places of README.md and writes weights_card/ from the results files.
+"""Numbers from the results files into prose: README.md, weights_card/, and the detector's threshold.
 
 `python -m udc_defense.evaluation.publish` rewrites; with `--check` it only says whether anything would change.
 A marked place is `<!-- name -->…<!-- /name -->`; nothing inside is typed by hand.
@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from udc_defense.checkpoints import EMBEDDED, checksum, embedded_names, training_facts
-from udc_defense.evaluation import attack_tables, spine
+from udc_defense.detection import CALIBRATION
+from udc_defense.evaluation import attack_tables, detection_suite, spine
 from udc_defense.evaluation.runner import Results, read_results
 
 ROOT = Path(__file__).parents[2]
@@ -24,6 +25,7 @@ def places() -> dict[str, str]:
     """Name of a marked place -> its Markdown."""
     results = read_results(ROOT / "results" / "spine.json")
     suite = read_results(ROOT / "results" / "attacks.json")
+    detection = read_results(ROOT / "results" / "detection.json")
     denoising = json.loads((ROOT / "results" / "denoising.json").read_text(encoding="utf-8"))
     found = {
         "grid": spine.grid_table(results),
@@ -40,6 +42,7 @@ def places() -> dict[str, str]:
         found[f"attacks-{split}"] = attack_tables.oblivious_table(suite, split)
         found[f"known-{split}"] = attack_tables.adaptive_table(suite, split)
         found[f"smallest-{split}"] = attack_tables.smallest_table(suite, split)
+        found[f"detection-{split}"] = detection_suite.table(detection, split)
         found[f"flags-{split}"] = attack_tables.flags_table(suite, split)
     return found
 
@@ -50,8 +53,8 @@ def verdict(results: Results) -> str:
     score = {key: spine.mean(rows, "psnr", key) for key in spine.KEYS}
     taken, control = score["restored"] - score["attacked_restored"], score["restored"] - score["noise_restored"]
     back, cost = score["defended_attacked"] - score["attacked_restored"], score["restored"] - score["defended_clean"]
-    exact = spine.default_rows(results, "heldout", spine.CHOICE_EPS, size=spine.ADAPTIVE_SIZE, threat="exact")
-    same = spine.default_rows(results, "heldout", spine.CHOICE_EPS, size=spine.ADAPTIVE_SIZE, threat="oblivious")
+    exact = spine.default_rows(results, "heldout", spine.CHOICE_EPS, size=spine.CENTRE, threat="exact")
+    same = spine.default_rows(results, "heldout", spine.CHOICE_EPS, size=spine.CENTRE, threat="oblivious")
     known = spine.mean(exact, "psnr", "defended_attacked")
     unknown = spine.mean(same, "psnr", "defended_attacked")
     bare = spine.mean(same, "psnr", "attacked_restored")
@@ -176,6 +179,8 @@ def documents() -> dict[Path, str]:
     found = places()
     readme = ROOT / "README.md"
     texts = {readme: fill(readme.read_text(encoding="utf-8"), found)}
+    calibration = detection_suite.calibration(read_results(ROOT / "results" / "detection.json"))
+    texts[CALIBRATION] = json.dumps(calibration, indent=1) + "\n"
     for kind in KINDS:
         for name in embedded_names(kind):
             texts[ROOT / "weights_card" / f"{kind}-{name}.md"] = card(kind, name, found)

@@ -20,34 +20,23 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from udc_defense.attacks.universal import perturbation
-from udc_defense.checkpoints import checksum, load_purifier, load_restorer, resolve
+from udc_defense.checkpoints import checksum, load_restorer, resolve
 from udc_defense.defense import Defense
 from udc_defense.errors import SceneError
 from udc_defense.evaluation import case
 from udc_defense.evaluation.case import Settings
+from udc_defense.evaluation.purification import Purification
 from udc_defense.images import write_file
 from udc_defense.noise import seeded
-from udc_defense.purifiers.diffusion import DiffusionPurifier
 from udc_defense.restorers.base import Restorer
 from udc_defense.scenes import Crop
 
 VERSIONED = ("udc-defense", "torch", "diffusers", "numpy", "pillow", "opencv-python-headless")
-ADAPTIVE_SIZE = 128
+CENTRE = 128  # side of the part of a crop that is small enough for attacks on the defence
 SETTINGS = tuple(field.name for field in fields(Settings))
-
-
-@dataclass(frozen=True)
-class Purification:
-    """Options of a purifier, by the names of `DiffusionPurifier`."""
-
-    sampler: str
-    noise_level: int
-    steps: int = 5
-    draws: int = 1
-    aggregate: str = "mean"
 
 
 @dataclass(frozen=True)
@@ -71,7 +60,6 @@ class Job:
     scenes: str
     cell: Cell
     restorer: str = "default"
-    purifier: str = "default"
 
     def keys(self) -> set[str]:
         """Of the rows it makes."""
@@ -82,7 +70,7 @@ def rows_of(job: Job) -> list[dict[str, Any]]:
     """The rows of one image and cell."""
     cell, attacked, rows = job.cell, None, []
     for purification in cell.purifications:
-        defense = Defense(_restorer(job.restorer), _purifier(job.purifier, purification))
+        defense = Defense(_restorer(job.restorer), _purifier(purification))
         if attacked is None or cell.settings.threat != "oblivious":
             attacked = _attacked(defense, job)
         result = case.finish(case.defend(defense, case.fork(attacked)))
@@ -97,9 +85,9 @@ def _restorer(name: str) -> Restorer:
     return load_restorer(name)
 
 
-@lru_cache(maxsize=32)
-def _purifier(name: str, purification: Purification) -> DiffusionPurifier:
-    return load_purifier(name, **asdict(purification))
+@lru_cache(maxsize=64)
+def _purifier(purification: Purification) -> nn.Module:
+    return purification.load()
 
 
 @lru_cache(maxsize=2)
@@ -149,7 +137,7 @@ def _fitted(cell: Cell, scenes: str, restorer: str) -> Tensor:
 def _identity(crop: Crop, cell: Cell, purification: Purification) -> dict[str, Any]:
     """What makes a row one of a kind."""
     settings = {key: value for key, value in asdict(cell.settings).items() if key != "seed"}
-    return {"split": crop.split, "image": crop.name, "size": cell.size} | settings | {"purifier": asdict(purification)}
+    return {"split": crop.split, "image": crop.name, "size": cell.size} | settings | {"purifier": purification.facts()}
 
 
 def key_of(row: dict[str, Any]) -> str:
@@ -271,9 +259,7 @@ def versions() -> dict[str, str]:
     return found
 
 
-def checkpoint_sums(restorer: str, purifier: str | None) -> dict[str, str]:
+def checkpoint_sums(restorer: str, *purifiers: str) -> dict[str, str]:
     """sha256 of the weights in use."""
-    sums = {f"restorer {restorer}": checksum(resolve(restorer, "restorer"))}
-    if purifier:
-        sums[f"purifier {purifier}"] = checksum(resolve(purifier, "purifier"))
-    return sums
+    used = [("restorer", restorer), *(("purifier", name) for name in purifiers)]
+    return {f"{kind} {name}": checksum(resolve(name, kind)) for kind, name in used}

@@ -7,12 +7,13 @@ sampler × noise level at ε = 4. On the crops marked adaptive, at 128²: the at
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from udc_defense.evaluation.case import KEYS, Settings
-from udc_defense.evaluation.runner import ADAPTIVE_SIZE, Cell, Job, Purification, Results
+from udc_defense.evaluation.purification import Purification
+from udc_defense.evaluation.runner import CENTRE, Cell, Job, Results
 from udc_defense.scenes import Crop, read_crops
 
 EPSILONS = (1.0, 2.0, 4.0, 8.0)
@@ -34,7 +35,7 @@ def jobs(scenes: Path, crops: Path, split: str | None, seed: int) -> Iterator[Jo
         if crop.adaptive:
             for threat in ("oblivious", "exact"):
                 settings = replace(_settings(CHOICE_EPS, seed), threat=threat)
-                cells.append(Cell(settings, (DEFAULT,), size=ADAPTIVE_SIZE))
+                cells.append(Cell(settings, (DEFAULT,), size=CENTRE))
         yield from (Job(crop, str(scenes), cell) for cell in cells)
 
 
@@ -54,8 +55,8 @@ def describe() -> dict[str, Any]:
         "panel": Settings().panel,
         "attack": "pgd, L-infinity, 20 steps, step size eps/4, random start, best iterate",
         "eps_in_255ths": EPSILONS,
-        "default": asdict(DEFAULT),
-        "adaptive": f"exact gradient through all draws of the defence, fresh noise each step, {ADAPTIVE_SIZE}² centres",
+        "default": DEFAULT.facts(),
+        "adaptive": f"exact gradient through all draws of the defence, fresh noise each step, {CENTRE}² centres",
         "control": "the attack's own magnitudes with random signs",
     }
 
@@ -80,7 +81,7 @@ def recovered(rows: Sequence[dict[str, Any]]) -> float:
 
 def default_rows(results: Results, split: str, eps: float, **wanted: Any) -> list[dict[str, Any]]:
     """Rows of the default defence."""
-    return select(results, split, eps=eps, purifier=asdict(DEFAULT), **wanted)
+    return select(results, split, eps=eps, purifier=DEFAULT.facts(), **wanted)
 
 
 def table(results: Results, split: str, metric: str = "psnr") -> str:
@@ -113,7 +114,7 @@ def grid_table(results: Results) -> str:
     )
     lines = [head, "|---" * 7 + "|"]
     for purification in sorted({DEFAULT, *GRID}, key=lambda p: (p.sampler, p.draws, p.noise_level)):
-        rows = select(results, "val", eps=CHOICE_EPS, purifier=asdict(purification))
+        rows = select(results, "val", eps=CHOICE_EPS, purifier=purification.facts())
         cost = mean(rows, "psnr", "restored") - mean(rows, "psnr", "defended_clean")
         gain = mean(rows, "psnr", "defended_attacked") - mean(rows, "psnr", "attacked_restored")
         # The stage purifies and restores the capture and the attacked capture: two images.
@@ -131,7 +132,7 @@ def adaptive_table(results: Results, split: str) -> str:
     """Markdown: the attacker who knows the defence beside the one who does not, on the same 128² crops."""
     lines = ["| attacker | undefended, restored | defended | defended, no attack | random noise |", "|---" * 5 + "|"]
     for threat, words in (("oblivious", "does not know the defence"), ("exact", "differentiates the defence")):
-        rows = default_rows(results, split, CHOICE_EPS, size=ADAPTIVE_SIZE, threat=threat)
+        rows = default_rows(results, split, CHOICE_EPS, size=CENTRE, threat=threat)
         keys = ("attacked_restored", "defended_attacked", "defended_clean", "noise_restored")
         lines.append(f"| {words} | " + " | ".join(f"{mean(rows, 'psnr', key):.2f}" for key in keys) + " |")
     return "\n".join(lines)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -14,6 +15,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from udc_defense.errors import SettingError
+from udc_defense.guides import guide_of
 from udc_defense.noise import Generators, normal, split
 from udc_defense.purifiers import SAMPLERS
 from udc_defense.purifiers.base import Diffusion
@@ -45,6 +47,8 @@ class DiffusionPurifier(nn.Module):
         aggregate: `mean` or `median` over the draws.
         eta: randomness of `ddim`, from 0, none, to 1, that of DDPM; the others have none to choose.
         last_timestep: the network was trained below this timestep; a higher noise level is refused.
+        guide: what keeps the result near the input: name of a file of `udc_defense.guides`, or a `Guide`.
+        guidance: its strength, from 0, none at all, to the guide's `strongest`.
 
     Raises:
         SettingError: a parameter is out of range or a name unknown.
@@ -66,6 +70,8 @@ class DiffusionPurifier(nn.Module):
         aggregate: Aggregate = "mean",
         eta: float = 0.0,
         last_timestep: int | None = None,
+        guide: str | nn.Module | None = None,
+        guidance: float = 0.0,
     ) -> None:
         super().__init__()
         highest = min(last_timestep or math.inf, len(scheduler.alphas_cumprod))
@@ -85,13 +91,32 @@ class DiffusionPurifier(nn.Module):
             raise SettingError(f"eta {eta}: the randomness of the purifier {sampler!r} cannot be chosen.")
         self.noise_level, self.draws, self.aggregate, self.eta = noise_level, draws, aggregate, eta
         self.sampler_steps, self.last_timestep = steps, last_timestep
+        self.guide, self.guidance = guide_of(guide, guidance), guidance
         self.register_buffer("signal", scheduler.alphas_cumprod.double(), persistent=False)
         self.multiple = 2 ** (len(network.config["block_out_channels"]) - 1)
 
     @property
     def diffusion(self) -> Diffusion:
-        """What samplers see: the noise predictor, tiled on large images, and the schedule."""
+        """The noise predictor, tiled on large images and not guided, and the schedule."""
         return Diffusion(self._predict, self.signal)
+
+    def guided(self, x0: Tensor) -> Diffusion:
+        """What samplers see: the same, guided towards the input x0 (B, 3, H, W) in [-1, 1].
+
+        The guide sees whole images, not tiles.
+        """
+        guide, plain, strength = self.guide, self.diffusion, self.guidance
+        if guide is None or strength == 0:
+            return plain
+        given = guide.reference(x0)
+
+        def predict(x: Tensor, t: int) -> Tensor:
+            def edited(x: Tensor, epsilon: Tensor, reference: Tensor) -> Tensor:
+                return guide(plain, x, t, epsilon, reference, strength=strength)
+
+            return _Replayed.apply(x, plain.predict(x, t), given, edited)
+
+        return dataclasses.replace(plain, predict=predict)
 
     @property
     def evaluations(self) -> int:
@@ -130,7 +155,7 @@ class DiffusionPurifier(nn.Module):
         if self.noise_level == 0:
             return
         t, x0 = self.noise_level - 1, image * 2 - 1
-        diffusion = self.diffusion
+        diffusion = self.guided(x0)
         total, done, results = self.evaluations, 0, []
         options = {"eta": self.eta} if self.sample.has_eta else {}
         for generators in split(generator, len(image), self.draws):
@@ -164,22 +189,22 @@ class DiffusionPurifier(nn.Module):
 
 
 class _Replayed(torch.autograd.Function):
-    """A function of which autograd keeps the input alone: its activations are computed again on the way back.
+    """A function, given last, of which autograd keeps the inputs alone: its activations are computed again.
 
     What `torch.utils.checkpoint` does, too; but that runs forwards with gradients on, which on a CPU left the heap so
     fragmented that a step cost as much as 46 images more (benchmarks/exact_memory.py), not 3.
     """
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, evaluate: Callable[[Tensor], Tensor]) -> Tensor:
-        ctx.save_for_backward(x)
-        ctx.evaluate = evaluate
-        return evaluate(x)
+    def forward(ctx: Any, *inputs: Any) -> Tensor:
+        *tensors, ctx.evaluate = inputs
+        ctx.save_for_backward(*tensors)
+        return ctx.evaluate(*tensors)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
-        (x,) = ctx.saved_tensors
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         with torch.enable_grad():
-            x = x.detach().requires_grad_(True)
-            return torch.autograd.grad(ctx.evaluate(x), x, gradients)[0], None
+            tensors = [tensor.detach().requires_grad_(True) for tensor in ctx.saved_tensors]
+            # A guide may do without one of them.
+            return *torch.autograd.grad(ctx.evaluate(*tensors), tensors, gradients, allow_unused=True), None

@@ -1,0 +1,46 @@
+"""A line of a table: an attack as it is set, what it knows, and the purifier it meets; and its rows."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from udc_defense.evaluation.case import Settings
+from udc_defense.evaluation.purification import Purification
+from udc_defense.evaluation.runner import CENTRE, Cell, Job, Results, key_of
+from udc_defense.evaluation.spine import DEFAULT
+from udc_defense.scenes import Crop
+
+
+@dataclass(frozen=True)
+class Entry:
+    """What a protocol measures on the 128² centres of many crops."""
+
+    title: str
+    attack: str
+    changes: dict[str, Any] = field(default_factory=dict)
+    purification: Purification = DEFAULT
+
+    def settings(self, seed: int) -> Settings:
+        return Settings(attack=self.attack, seed=seed, **self.changes)
+
+
+def jobs_of(
+    entries: Sequence[Entry], crops: Sequence[Crop], scenes: Path, seed: int, val: Sequence[Crop] = ()
+) -> Iterator[Job]:
+    """One job per entry and crop, entry by entry; a universal perturbation is fitted on `val`."""
+    for entry in entries:
+        fitted_on = tuple(val) if entry.attack == "universal" else ()
+        cell = Cell(entry.settings(seed), (entry.purification,), size=CENTRE, fitted_on=fitted_on)
+        yield from (Job(crop, str(scenes), cell) for crop in crops)
+
+
+def rows_of(results: Results, entry: Entry, split: str) -> list[dict[str, Any]]:
+    """The rows of one entry."""
+    settings = {k: v for k, v in asdict(entry.settings(results.seed)).items() if k != "seed"}
+    wanted = {"split": split, "size": CENTRE, "purifier": entry.purification.facts()} | settings
+    # The cheap comparison first: the key of a row takes its settings apart.
+    near = [row for row in results.rows if all(row[key] == wanted[key] for key in ("split", "attack", "threat"))]
+    return [row for row in near if key_of(row) == key_of(wanted | {"image": row["image"]})]

@@ -1,0 +1,136 @@
+"""The protocol behind `results/purifiers.json`: every purifier and every plain transform, by what it saves and costs.
+
+On the 128² centres of the crops. On `val`, where choices are made: all candidates of a family under PGD-20 at ε = 4. On
+every crop: the chosen ones at ε = 2, 4, 8, and the default sampler at every noise level for `selection`. On the crops
+marked adaptive: the attacker who knows the defence, and what C&W needs against it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from udc_defense.evaluation.attack_suite import EXACT, TARGET_PSNR
+from udc_defense.evaluation.case import Settings
+from udc_defense.evaluation.entry import Entry, jobs_of, rows_of
+from udc_defense.evaluation.purification import Purification
+from udc_defense.evaluation.runner import CENTRE, Cell, Job, Results
+from udc_defense.evaluation.spine import mean
+from udc_defense.purifiers import SAMPLERS
+from udc_defense.scenes import Crop, read_crops
+
+EPSILONS = (2.0, 4.0, 8.0)
+CHOICE_EPS = 4.0
+LEVELS = (5, 10, 20, 30, 50, 100)
+MOST_STEPS = 10  # that an attacker differentiates; beyond, a surrogate of as many
+# The default sampler for the selection of a level, and the probe whose score selects.
+SELECTED = tuple(Purification("one_step", level, draws=8) for level in (5, 10, 15, 20, 30, 40, 50, 75, 100))
+PROBE = Purification("one_step", 50)
+SELECTION_EPSILONS = (1.0, 2.0, 4.0, 8.0)  # and none: the clean capture of each row
+
+
+def _strengths(name: str, *values: float) -> tuple[Purification, ...]:
+    return tuple(Purification(name, strength=value) for value in values)
+
+
+def _levels(sampler: str, levels: Sequence[int] = LEVELS, **options: Any) -> tuple[Purification, ...]:
+    return tuple(Purification(sampler, level, **options) for level in levels)
+
+
+FAMILIES: dict[str, tuple[Purification, ...]] = {
+    "bit depth": _strengths("bit_depth", 5, 4, 3),
+    "JPEG": _strengths("jpeg", 90, 75, 50, 30),
+    "Gaussian blur": _strengths("gaussian_blur", 0.5, 0.7, 1, 1.5),
+    "median blur": _strengths("median_blur", 3, 5),
+    "smaller and back": _strengths("resize", 0.75, 0.5),
+    "total variation": _strengths("total_variation", 0.01, 0.02, 0.05),
+    "Gaussian noise": _strengths("gaussian_noise", 4, 8, 16),
+    "plain denoiser (DCT)": _strengths("dct_denoise", 4, 8, 16, 24),
+    "one step": _levels("one_step"),
+    "one step × 8": SELECTED,
+    "one step × 8, median": _levels("one_step", (20, 30, 50), draws=8, aggregate="median"),
+    "DDIM, 5 steps": _levels("ddim"),
+    "DDIM, 5 steps, η = 1": _levels("ddim", (20, 30, 50), eta=1.0),
+    "DPM-Solver++, 5 steps": _levels("dpm_solver"),
+    "probability flow, 5 steps": _levels("ode", (20, 30, 50)),
+    "DDPM": _levels("ddpm"),
+}
+# The best of each family on val at the ε of choice, by PSNR under the attack that does not know the defence.
+CHOSEN: dict[str, Purification] = {family: candidates[-1] for family, candidates in FAMILIES.items()}
+WITHOUT_GRADIENT = ("bit_depth", "jpeg")
+
+
+def jobs(scenes: Path, crops: Path, split: str | None, seed: int) -> Iterator[Job]:
+    """Cells of many purifiers that face the same attacked image; then those whose attack is made for one."""
+    chosen, val = read_crops(crops, split), [crop for crop in read_crops(crops, split) if crop.split == "val"]
+    candidates = tuple(dict.fromkeys(p for family in FAMILIES.values() for p in family))
+    yield from _cells(val, scenes, _settings(CHOICE_EPS, seed), candidates)
+    for eps in SELECTION_EPSILONS:
+        faced = (*(CHOSEN.values() if eps in EPSILONS else ()), *SELECTED, PROBE)
+        yield from _cells(chosen, scenes, _settings(eps, seed), tuple(dict.fromkeys(faced)))
+    adaptive = [crop for crop in chosen if crop.adaptive]
+    yield from jobs_of([knowing(p) for p in CHOSEN.values()], adaptive, scenes, seed)
+    yield from jobs_of([smallest(p) for p in CHOSEN.values() if evaluations(p) <= 1], adaptive, scenes, seed)
+
+
+def _settings(eps: float, seed: int) -> Settings:
+    return Settings(attack="pgd", eps=eps, seed=seed)
+
+
+def _cells(crops: Sequence[Crop], scenes: Path, settings: Settings, faced: tuple[Purification, ...]) -> Iterator[Job]:
+    return (Job(crop, str(scenes), Cell(settings, faced, size=CENTRE)) for crop in crops)
+
+
+def evaluations(purification: Purification) -> int:
+    """Of the network in one pass; a transform has none."""
+    if purification.is_transform:
+        return 0
+    sampler = SAMPLERS.get(purification.sampler)
+    return purification.draws * sampler.evaluations(purification.noise_level, purification.steps)
+
+
+def knowing(purification: Purification) -> Entry:
+    """PGD-20 by an attacker who knows the defence, with the best gradient that can be had."""
+    return Entry(f"PGD-20, {_threat(purification)['threat']}", "pgd", EXACT | _threat(purification), purification)
+
+
+def smallest(purification: Purification) -> Entry:
+    """C&W by the same attacker."""
+    changes = EXACT | _threat(purification) | {"steps": 20, "options": {"psnr": TARGET_PSNR}}
+    return Entry("C&W", "cw", changes, purification)
+
+
+def _threat(purification: Purification) -> dict[str, Any]:
+    if purification.sampler in WITHOUT_GRADIENT:
+        return {"threat": "bpda"}
+    if evaluations(purification) / purification.draws > MOST_STEPS:
+        return {"threat": "surrogate", "surrogate_steps": MOST_STEPS}
+    return {"threat": "exact"}
+
+
+def describe() -> dict[str, Any]:
+    """The protocol in words and numbers, for the results file."""
+    return {
+        "images": f"{CENTRE}² centres of the crops, panel {Settings().panel}",
+        "attack": "PGD-20, L-infinity",
+        "eps_in_255ths": EPSILONS,
+        "chosen": {family: purification.facts() for family, purification in CHOSEN.items()},
+        "adaptive": f"exact gradient, or a surrogate of {MOST_STEPS} steps, or BPDA where there is no gradient",
+        "cw_target_psnr": TARGET_PSNR,
+    }
+
+
+def faced(results: Results, purification: Purification, split: str, eps: float) -> list[dict[str, Any]]:
+    """Rows of a purifier under the attack that does not know it."""
+    return rows_of(results, Entry("", "pgd", {"eps": eps}, purification), split)
+
+
+def best(results: Results, family: str) -> Purification:
+    """What `CHOSEN` has to hold."""
+    return max(FAMILIES[family], key=lambda p: mean(faced(results, p, "val", CHOICE_EPS), "psnr", "defended_attacked"))
+
+
+def words(purification: Purification) -> str:
+    """The parameter that distinguishes it within its family."""
+    return f"{purification.strength:g}" if purification.is_transform else f"t* = {purification.noise_level}"
