@@ -67,8 +67,9 @@ def jobs(scenes: Path, crops: Path, split: str | None, seed: int) -> Iterator[Jo
     candidates = tuple(dict.fromkeys(p for family in FAMILIES.values() for p in family))
     yield from _cells(val, scenes, _settings(CHOICE_EPS, seed), candidates)
     for eps in SELECTION_EPSILONS:
+        met = [crop for crop in chosen if (crop.split, eps) != ("val", CHOICE_EPS)]
         faced = (*(CHOSEN.values() if eps in EPSILONS else ()), *SELECTED, PROBE)
-        yield from _cells(chosen, scenes, _settings(eps, seed), tuple(dict.fromkeys(faced)))
+        yield from _cells(met, scenes, _settings(eps, seed), tuple(dict.fromkeys(faced)))
     adaptive = [crop for crop in chosen if crop.adaptive]
     yield from jobs_of([knowing(p) for p in CHOSEN.values()], adaptive, scenes, seed)
     yield from jobs_of([smallest(p) for p in CHOSEN.values() if evaluations(p) <= 1], adaptive, scenes, seed)
@@ -129,8 +130,3 @@ def faced(results: Results, purification: Purification, split: str, eps: float) 
 def best(results: Results, family: str) -> Purification:
     """What `CHOSEN` has to hold."""
     return max(FAMILIES[family], key=lambda p: mean(faced(results, p, "val", CHOICE_EPS), "psnr", "defended_attacked"))
-
-
-def words(purification: Purification) -> str:
-    """The parameter that distinguishes it within its family."""
-    return f"{purification.strength:g}" if purification.is_transform else f"t* = {purification.noise_level}"

@@ -1,0 +1,105 @@
+"""The protocol of the purifiers: who meets what, what an attacker can know, and the tables."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from udc_defense.evaluation import purifier_suite, purifier_tables
+from udc_defense.evaluation.case import KEYS
+from udc_defense.evaluation.entry import Entry
+from udc_defense.evaluation.purification import Purification
+from udc_defense.evaluation.purifier_suite import CHOSEN, EPSILONS, FAMILIES, evaluations, knowing, smallest
+from udc_defense.evaluation.runner import CENTRE, Cell, Results, _identity
+from udc_defense.scenes import Crop
+
+
+def row(entry: Entry, psnr: dict[str, float], split: str = "val") -> dict[str, Any]:
+    cell = Cell(entry.settings(0), (entry.purification,), size=CENTRE)
+    crop = Crop(split, "a.hdr", "perspective", 0, 0, 80, adaptive=True)
+    search = {"forwards": 21, "backwards": 20, "zero_gradients": 0, "best_loss": 0.1, "delta_rms": 1.25}
+    return _identity(crop, cell, entry.purification) | {"psnr": dict.fromkeys(KEYS, 20.0) | psnr, "search": search}
+
+
+def results(best: dict[str, Purification]) -> Results:
+    """20 dB everywhere; 22 dB for one candidate of each family."""
+    rows = [
+        row(Entry("", "pgd", {"eps": eps}, purification), {"defended_attacked": 22.0 if chosen else 20.0})
+        for family, candidates in FAMILIES.items()
+        for purification in candidates
+        for eps in EPSILONS
+        for chosen in [purification == best[family]]
+    ]
+    rows += [row(knowing(purification), {"defended_attacked": 15.0}) for purification in CHOSEN.values()]
+    rows += [row(smallest(purification), {}) for purification in CHOSEN.values()]
+    return Results("make results", 0, {}, {}, "", {}, rows)
+
+
+class TestProtocol:
+    def test_candidates_of_a_family_are_told_apart(self) -> None:
+        everything = [candidate for candidates in FAMILIES.values() for candidate in candidates]
+        assert len(set(everything)) == len(everything)
+        assert all(CHOSEN[family] in candidates for family, candidates in FAMILIES.items())
+
+    def test_every_purifier_loads(self) -> None:
+        for candidates in FAMILIES.values():
+            assert getattr(candidates[0].load(), "evaluations", 0) == evaluations(candidates[0])
+
+    @pytest.mark.parametrize(
+        ("purification", "threat"),
+        [
+            (Purification("jpeg"), {"threat": "bpda"}),
+            (Purification("gaussian_blur"), {"threat": "exact"}),
+            (Purification("ddpm", 10), {"threat": "exact"}),
+            (Purification("ddpm", 11), {"threat": "surrogate", "surrogate_steps": 10}),
+            (Purification("one_step", 100, draws=8), {"threat": "exact"}),
+        ],
+    )
+    def test_the_attacker_has_the_best_gradient_to_be_had(
+        self, purification: Purification, threat: dict[str, Any]
+    ) -> None:
+        for entry in (knowing(purification), smallest(purification)):
+            settings = entry.settings(0)
+            assert {name: getattr(settings, name) for name in threat} == threat and settings.resubmit == 8
+
+    def test_each_crop_meets_what_it_should(self, tmp_path: Path) -> None:
+        crops = tmp_path / "crops.csv"
+        lines = ["split,path,kind,yaw_deg,pitch_deg,fov_deg,box,adaptive"]
+        lines += [f"{split},{split}.hdr,perspective,0,0,80,,{i}" for split in ("val", "heldout") for i in (0, 1)]
+        crops.write_text("\n".join(lines) + "\n")
+        jobs = list(purifier_suite.jobs(tmp_path, crops, None, 0))
+        grid = {p for candidates in FAMILIES.values() for p in candidates}
+        wide = [job for job in jobs if set(job.cell.purifications) == grid]
+        assert [job.crop.split for job in wide] == ["val", "val"], "choices are made on val"
+        made_for_one = [job for job in jobs if job.cell.settings.threat != "oblivious"]
+        assert all(job.crop.adaptive and len(job.cell.purifications) == 1 for job in made_for_one)
+        oblivious = [job for job in jobs if job.cell.settings.threat == "oblivious"]
+        met = [(job.crop, job.cell.settings.eps, p) for job in oblivious for p in job.cell.purifications]
+        assert len(set(met)) == len(met), "nothing is measured twice"
+        assert set(CHOSEN.values()) <= {
+            p for job in jobs if job.crop.split == "heldout" for p in job.cell.purifications
+        }
+        assert len({job.cell.settings.eps for job in jobs if job.cell.settings.attack == "pgd"}) == 4
+
+
+class TestTables:
+    def test_best_is_the_highest_under_attack_on_val(self) -> None:
+        best = {family: candidates[0] for family, candidates in FAMILIES.items()}
+        assert {family: purifier_suite.best(results(best), family) for family in FAMILIES} == best
+
+    def test_what_is_not_measured_is_left_empty(self) -> None:
+        cost = {"rows": []}
+        lines = purifier_tables.table(results(CHOSEN), cost, "val").splitlines()
+        assert lines[2] == "| none | 20.00 | 20.00 | 20.00 | 20.00 |  |  |  |  |  |  |"
+        assert lines[3] == "| bit depth, 3 | 20.00 | 22.00 | 22.00 | 22.00 | 15.00 | bpda | 1.25 |  |  |  |"
+        assert len(lines) == 3 + len(FAMILIES)
+
+    def test_the_figure_is_the_same_for_the_same_numbers(self, tmp_path: Path) -> None:
+        pytest.importorskip("matplotlib")
+        rows = [{"family": family, "milliseconds_per_megapixel": 10.0 + i} for i, family in enumerate(CHOSEN)]
+        for name in ("a.svg", "b.svg"):
+            purifier_tables.figure(results(CHOSEN), {"rows": rows}, "val", tmp_path / name)
+        text = (tmp_path / "a.svg").read_text()
+        assert text == (tmp_path / "b.svg").read_text() and "milliseconds per megapixel" in text

@@ -1,0 +1,99 @@
+"""The rows of `results/purifiers.json` and `results/cost.json` as Markdown, and as a figure of what saves how much."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from udc_defense.evaluation.entry import rows_of
+from udc_defense.evaluation.purification import Purification
+from udc_defense.evaluation.purifier_suite import CHOICE_EPS, CHOSEN, EPSILONS, FAMILIES, faced, knowing, smallest
+from udc_defense.evaluation.runner import Results
+from udc_defense.evaluation.spine import mean
+
+ATTACKED = "defended_attacked"
+
+
+def grid_table(results: Results) -> str:
+    """Markdown: every candidate on val at the ε of choice; the best of each family is bold."""
+    lines = _head("purifier", "clean (dB)", f"PGD-20, ε = {CHOICE_EPS:g} (dB)")
+    for family, candidates in FAMILIES.items():
+        for purification in candidates:
+            rows = faced(results, purification, "val", CHOICE_EPS)
+            title = f"{family}, {words(purification)}"
+            title = f"**{title}**" if purification == CHOSEN[family] else title
+            lines.append(_line(title, *(f"{mean(rows, 'psnr', key):.2f}" for key in ("defended_clean", ATTACKED))))
+    return "\n".join(lines)
+
+
+def table(results: Results, cost: dict[str, Any], split: str) -> str:
+    """Markdown: the chosen purifier of every family, what it saves and what it costs."""
+    attacks = [f"PGD-20, ε = {eps:g}" for eps in EPSILONS]
+    knows = ("knows the defence, ε = 4", "how", "C&W needs δ of")
+    lines = _head("purifier", "clean", *attacks, *knows, "evaluations", "ms per MP", "peak MiB at ¼ MP")
+    costs = {row["family"]: row for row in cost["rows"]}
+    bare = [faced(results, next(iter(CHOSEN.values())), split, eps) for eps in EPSILONS]
+    undefended = [f"{mean(rows, 'psnr', 'attacked_restored'):.2f}" for rows in bare]
+    lines.append(_line("none", f"{mean(bare[0], 'psnr', 'restored'):.2f}", *undefended, *[""] * 6))
+    for family, purification in CHOSEN.items():
+        rows = [faced(results, purification, split, eps) for eps in EPSILONS]
+        known = rows_of(results, knowing(purification), split)
+        needed = [row["search"]["delta_rms"] for row in rows_of(results, smallest(purification), split)]
+        spent = costs.get(family)
+        lines.append(
+            _line(
+                f"{family}, {words(purification)}",
+                f"{mean(rows[1], 'psnr', 'defended_clean'):.2f}",
+                *(f"{mean(found, 'psnr', ATTACKED):.2f}" for found in rows),
+                f"{mean(known, 'psnr', ATTACKED):.2f}" if known else "",
+                known[0]["threat"] if known else "",
+                f"{median(needed):.2f}" if needed else "",
+                *(_spent(spent) if spent else [""] * 3),
+            )
+        )
+    return "\n".join(lines)
+
+
+def figure(results: Results, cost: dict[str, Any], split: str, path: Path) -> None:
+    """Robustness against cost as an SVG: for each family the attacker who does not know it, and the one who does."""
+    import matplotlib as mpl
+
+    mpl.use("svg")
+    # The same bytes for the same numbers.
+    mpl.rcParams["svg.hashsalt"] = "udc-defense"
+    from matplotlib import pyplot as plt
+
+    milliseconds = {row["family"]: row["milliseconds_per_megapixel"] for row in cost["rows"]}
+    fig, axes = plt.subplots(figsize=(9, 5.5), layout="constrained")
+    for family, purification in CHOSEN.items():
+        x = milliseconds[family]
+        unknowing = mean(faced(results, purification, split, CHOICE_EPS), "psnr", ATTACKED)
+        known = mean(rows_of(results, knowing(purification), split), "psnr", ATTACKED)
+        colour = "tab:gray" if purification.is_transform else "tab:blue"
+        axes.plot([x, x], [unknowing, known], color=colour, linewidth=0.8)
+        axes.plot(x, unknowing, "o", color=colour)
+        axes.plot(x, known, "o", color=colour, markerfacecolor="white")
+        axes.annotate(family, (x, unknowing), xytext=(4, 4), textcoords="offset points", fontsize=8)
+    axes.set(xscale="log", xlabel="milliseconds per megapixel, one CPU thread", ylabel="PSNR, dB")
+    axes.set_title("PGD-20, ε = 4/255: filled, who does not know the defence; hollow, who does", fontsize=10)
+    axes.grid(alpha=0.3)
+    fig.savefig(path, metadata={"Date": None})
+    plt.close(fig)
+
+
+def words(purification: Purification) -> str:
+    """What distinguishes it within its family."""
+    return f"{purification.strength:g}" if purification.is_transform else f"t* = {purification.noise_level}"
+
+
+def _spent(row: dict[str, Any]) -> list[str]:
+    return [str(row["evaluations"]), f"{row['milliseconds_per_megapixel']:,.0f}", f"{row['peak_mib_over_idle']:.0f}"]
+
+
+def _head(*cells: str) -> list[str]:
+    return [_line(*cells), "|---" * len(cells) + "|"]
+
+
+def _line(*cells: str) -> str:
+    return "| " + " | ".join(cells) + " |"
