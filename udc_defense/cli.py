@@ -288,6 +288,14 @@ def _denoising(options: argparse.Namespace) -> int:
     return 0
 
 
+def _noise_level(options: argparse.Namespace) -> int:
+    """The level that the published selection takes."""
+    from udc_defense.evaluation.published_level import measure
+
+    _write_json(options.out / "noise_level.json", measure(options.scenes, options.crops, options.seed))
+    return 0
+
+
 def _cost(options: argparse.Namespace) -> int:
     """Time, evaluations and memory of the chosen purifiers."""
     from udc_defense.evaluation.cost import measure
@@ -512,6 +520,7 @@ def _parser() -> argparse.ArgumentParser:
 
     for name, function, words in (
         ("results", _results, "measure the embedded networks on a crop list: results/*.json"),
+        ("noise-level", _noise_level, "select a noise level as UAD-RS does: results/noise_level.json"),
         ("denoising", _denoising, "measure the embedded purifier as a denoiser: results/denoising.json"),
     ):
         results = _command(commands, name, function, words)

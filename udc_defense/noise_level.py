@@ -65,26 +65,50 @@ def select(
     Raises:
         SettingError: no levels, no such layer or distance, an activation of another form, or fewer than two captures.
     """
+    with torch.no_grad():
+        near = [pooled(network, layer, image) for image in clean]
+    features = features_by_level(purify, network, layer, suspicious, levels, seed=seed)
+    return nearest(torch.cat(near) if near else torch.empty(0, 0), features, distance)
+
+
+def features_by_level(
+    purify: Callable[[int], nn.Module],
+    network: nn.Module,
+    layer: str,
+    suspicious: Iterable[Tensor],
+    levels: Sequence[int],
+    *,
+    seed: int = 0,
+) -> dict[int, Tensor]:
+    """Level -> pooled activations (N, C) of the captures purified at it; arguments as those of `select`."""
     if not levels:
         raise SettingError("no noise levels to choose from.")
-    if distance not in get_args(Distance):
-        raise SettingError(f"distance {distance!r} is not one of {', '.join(get_args(Distance))}.")
     purifiers = {level: purify(level) for level in levels}
     features: dict[int, list[Tensor]] = {level: [] for level in purifiers}
     source = seeded(seed)
     with torch.no_grad():
-        near = [pooled(network, layer, image) for image in clean]
         # Levels inside, captures outside: a loader that shuffles gives every level the same captures.
         for image in suspicious:
             seeds = torch.randint(2**62, (len(image),), generator=source).tolist()
             for level, purifier in purifiers.items():
                 purified = purifier(image, generator=[seeded(own) for own in seeds])
                 features[level].append(pooled(network, layer, purified))
-    counts = [sum(map(len, parts)) for parts in (near, features[levels[0]])]
-    if min(counts) < 2:
-        raise SettingError(f"{counts[0]} clean and {counts[1]} suspicious captures: a distance needs 2 of each.")
+    return {level: torch.cat(parts) if parts else torch.empty(0, 0) for level, parts in features.items()}
+
+
+def nearest(clean: Tensor, features: dict[int, Tensor], distance: Distance = "frechet") -> Selection:
+    """The level whose features (N, C) are nearest to those of clean captures (M, C).
+
+    Raises:
+        SettingError: no such distance, or fewer than two captures.
+    """
+    if distance not in get_args(Distance):
+        raise SettingError(f"distance {distance!r} is not one of {', '.join(get_args(Distance))}.")
+    suspicious = len(next(iter(features.values())))
+    if min(len(clean), suspicious) < 2:
+        raise SettingError(f"{len(clean)} clean and {suspicious} suspicious captures: a distance needs 2 of each.")
     measure = frechet_distance if distance == "frechet" else kernel_distance
-    scores = {level: measure(torch.cat(near), torch.cat(parts)) for level, parts in features.items()}
+    scores = {level: measure(clean, purified) for level, purified in features.items()}
     return Selection(min(scores, key=lambda level: (scores[level], level)), scores)
 
 

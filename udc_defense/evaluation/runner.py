@@ -72,7 +72,7 @@ def rows_of(job: Job) -> list[dict[str, Any]]:
     for purification in cell.purifications:
         defense = Defense(_restorer(job.restorer), _purifier(purification))
         if attacked is None or cell.settings.threat != "oblivious":
-            attacked = _attacked(defense, job)
+            attacked = prepared(defense, job)
         result = case.finish(case.defend(defense, case.fork(attacked)))
         for _ in case.resubmit(defense, result, cell.settings.resubmit):
             pass
@@ -97,7 +97,7 @@ def _scene(crop: Crop, scenes: str, size: int) -> Tensor:
     return scene[..., margin : margin + size, margin : margin + size]
 
 
-def _attacked(defense: Defense, job: Job) -> case.Result:
+def prepared(defense: Defense, job: Job) -> case.Result:
     """Everything before the defence; under an adaptive threat the attack is made for this very defence."""
     cell, settings, bare = job.cell, job.cell.settings, Defense(defense.restorer)
     result = _captured(bare, cell, job.crop, job.scenes)
