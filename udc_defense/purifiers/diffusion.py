@@ -156,7 +156,7 @@ class DiffusionPurifier(nn.Module):
             return
         t, x0 = self.noise_level - 1, image * 2 - 1
         diffusion = self.guided(x0)
-        total, done, results = self.evaluations, 0, []
+        total, done, results = self.evaluations, 0, list[Tensor]()
         options = {"eta": self.eta} if self.sample.has_eta else {}
         for generators in split(generator, len(image), self.draws):
             x = diffusion.noised(x0, t, normal(x0, generators))
@@ -164,15 +164,17 @@ class DiffusionPurifier(nn.Module):
                 x, done = after, done + 1
                 if done < total:
                     yield PurifyStep(done, total, (x.detach() + 1) / 2)
-            results.append((x + 1) / 2)
+            # A mean needs the sum alone: several draws of a large photo would be gigabytes.
+            results = self._joined(results, (x + 1) / 2)
         yield PurifyStep(total, total, self._aggregated(results))
 
+    def _joined(self, results: list[Tensor], result: Tensor) -> list[Tensor]:
+        return [results[0] + result] if results and self.aggregate == "mean" else [*results, result]
+
     def _aggregated(self, results: list[Tensor]) -> Tensor:
-        if len(results) == 1:
-            return results[0]
-        stack = torch.stack(results)
         if self.aggregate == "mean":
-            return stack.mean(dim=0)
+            return results[0] / self.draws
+        stack = torch.stack(results)
         # torch's median of an even number is the lower of the two middle ones: the minimum of two draws.
         return (stack.median(dim=0).values - (-stack).median(dim=0).values) / 2
 
