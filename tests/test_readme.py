@@ -42,7 +42,7 @@ def test_published_numbers_are_those_of_the_results_files(capsys: pytest.Capture
     assert publish.main(["--check"]) == 0, capsys.readouterr().err
 
 
-@pytest.mark.parametrize("file", ["spine.json"])
+@pytest.mark.parametrize("file", ["spine.json", "attacks.json", "detection.json"])
 def test_results_belong_to_the_embedded_weights(file: str) -> None:
     results = read_results(ROOT / "results" / file)
     assert results.checkpoints == {
