@@ -69,6 +69,22 @@ def test_weights_sum_to_one(size: tuple[int, int], overlap: int) -> None:
     assert torch.allclose(apply_tiled(lambda tile: tile, image, size=TILE, overlap=overlap), image, atol=1e-6)
 
 
+@pytest.mark.parametrize("stride", [4, 16, 24])
+@pytest.mark.parametrize("size", SIZES)
+def test_tiles_start_on_the_grid_of_the_network(size: tuple[int, int], stride: int) -> None:
+    """A function of the place on a grid gives the same in tiles and whole; tiles that start anywhere would not."""
+    image, seen = picture(1, 3, *size), []
+
+    def function(tile: Tensor) -> Tensor:
+        seen.append(tile.shape[-2:])
+        rows, columns = (torch.arange(side) % stride for side in tile.shape[-2:])
+        return tile + rows[:, None] + 10 * columns
+
+    tiled = apply_tiled(function, image, size=TILE, overlap=OVERLAP, stride=stride)
+    assert max(max(side) for side in seen) < TILE + stride + OVERLAP
+    assert torch.allclose(tiled, function(image), atol=1e-4)
+
+
 @pytest.mark.parametrize("size", [(64, 64), (30, 64), (1, 1)])
 def test_one_tile_goes_through_whole(size: tuple[int, int]) -> None:
     seen: list[tuple[int, ...]] = []

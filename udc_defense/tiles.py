@@ -8,7 +8,9 @@ import torch
 from torch import Tensor
 
 
-def apply_tiled(function: Callable[[Tensor], Tensor], image: Tensor, *, size: int, overlap: int) -> Tensor:
+def apply_tiled(
+    function: Callable[[Tensor], Tensor], image: Tensor, *, size: int, overlap: int, stride: int = 1
+) -> Tensor:
     """Apply an image-to-image function tile by tile; an image of at most one tile goes through whole.
 
     Neighbours are cross-faded linearly over the inner half of their overlap, so that what a tile's border has spoilt
@@ -18,41 +20,49 @@ def apply_tiled(function: Callable[[Tensor], Tensor], image: Tensor, *, size: in
         function: (B, C, h, w) -> (B, C, h, w).
         image: (B, C, H, W).
         size: side of a tile.
-        overlap: pixels that neighbours share, less than half of `size`.
+        overlap: pixels that neighbours share at least, less than half of `size`.
+        stride: of the network's coarsest grid. Tiles start at its multiples, as the whole image does, so that a pixel
+            has the same place on the grid in both; the last tile may be longer by less than a stride.
     """
     height, width = image.shape[-2:]
     if height <= size and width <= size:
         return function(image)
-    rows, columns = _starts(height, size, overlap), _starts(width, size, overlap)
+    rows, columns = (_spans(length, size, overlap, stride) for length in (height, width))
     total, weight = torch.zeros_like(image), image.new_zeros(1, 1, height, width)
-    for top in rows:
-        for left in columns:
-            window = (..., slice(top, top + size), slice(left, left + size))
-            tile = image[window]
-            fade = _fade(tile.shape[-2], top, height, size, overlap, image)[:, None]
-            fade = fade * _fade(tile.shape[-1], left, width, size, overlap, image)[None, :]
+    for row in rows:
+        for column in columns:
+            window = (..., row, column)
+            fade = _fade(row, height, overlap, image)[:, None] * _fade(column, width, overlap, image)[None, :]
+            tile = function(image[window])
             if torch.is_grad_enabled() and image.requires_grad:
-                total = _added(total, window, function(tile) * fade)
+                total = _added(total, window, tile * fade)
             else:
-                total[window] += function(tile) * fade
+                total[window] += tile * fade
             weight[window] += fade
     return total / weight
 
 
-def _starts(length: int, size: int, overlap: int) -> list[int]:
-    """First pixels of tiles that cover a side, evenly spread."""
+def _spans(length: int, size: int, overlap: int, stride: int) -> list[slice]:
+    """Tiles that cover a side, evenly spread."""
     if length <= size:
-        return [0]
+        return [slice(0, length)]
     count = -(-(length - overlap) // (size - overlap))
-    return [round(index * (length - size) / (count - 1)) for index in range(count)]
+    starts = [index * (length - size) // (count - 1) // stride * stride for index in range(count)]
+    # Where rounding down has left a gap to the next tile's overlap, or to the end, the tile reaches on.
+    stops = [
+        *(start + max(size, after - start + overlap) for start, after in zip(starts, starts[1:], strict=False)),
+        length,
+    ]
+    return [slice(start, stop) for start, stop in zip(starts, stops, strict=True)]
 
 
-def _fade(count: int, start: int, length: int, size: int, overlap: int, like: Tensor) -> Tensor:
+def _fade(span: slice, length: int, overlap: int, like: Tensor) -> Tensor:
     """Weights along one side: 1 inside, a ramp over the overlap's inner half, 0 at borders that have a neighbour."""
+    count = span.stop - span.start
     position = torch.arange(count, device=like.device, dtype=like.dtype) + 0.5
     margin, ramp = overlap / 4, overlap / 2
-    rising = ((position - margin) / ramp).clamp(0, 1) if start > 0 else torch.ones_like(position)
-    falling = ((count - position - margin) / ramp).clamp(0, 1) if start + size < length else torch.ones_like(position)
+    rising = ((position - margin) / ramp).clamp(0, 1) if span.start > 0 else torch.ones_like(position)
+    falling = ((count - position - margin) / ramp).clamp(0, 1) if span.stop < length else torch.ones_like(position)
     return rising * falling
 
 

@@ -186,7 +186,7 @@ class DiffusionPurifier(nn.Module):
             predicted = _Replayed.apply(padded, lambda x: self.network(x, times).sample)
             return predicted[..., :height, :width]
 
-        predicted = apply_tiled(evaluate, x, size=self.tile_size, overlap=self.tile_overlap)
+        predicted = apply_tiled(evaluate, x, size=self.tile_size, overlap=self.tile_overlap, stride=self.multiple)
         return predicted if self.prediction == "epsilon" else self.diffusion.noise_of(x, t, predicted)
 
 

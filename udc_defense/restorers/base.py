@@ -14,17 +14,20 @@ class Restorer(ModelMixin, ConfigMixin):
 
     Attributes:
         multiple: the network's sides must be multiples of this; the base pads.
+        stride: of its coarsest grid, to which tiles are aligned; 0 stands for `multiple`.
         tile_size: larger images are restored in tiles of this side.
         tile_overlap: pixels that neighbouring tiles share.
     """
 
     multiple = 1
+    stride = 0
     tile_size = 640
     tile_overlap = 128
 
     def forward(self, image: Tensor) -> Tensor:
         """Capture (B, 3, H, W) to restored image, both tone-mapped. Nothing is clamped; metrics and files clamp."""
-        return apply_tiled(self._whole, image, size=self.tile_size, overlap=self.tile_overlap)
+        stride = self.stride or self.multiple
+        return apply_tiled(self._whole, image, size=self.tile_size, overlap=self.tile_overlap, stride=stride)
 
     def _whole(self, image: Tensor) -> Tensor:
         height, width = image.shape[-2:]
