@@ -401,6 +401,12 @@ def test_api_runs_everything(client: Any, tiny: Any) -> None:
     assert set(report["images"][0]["detection"]) == {"clean", "attacked"}
 
 
+def test_a_transform_has_neither_noise_level_nor_draws() -> None:
+    for defence, shown in (("one_step", True), ("jpeg", False), ("none", False)):
+        assert [update["visible"] for update in interface.defence_controls_of(defence)] == [shown, shown]
+    assert view.defence_words("dct_denoise") == "Plain DCT denoise, sigma 8"
+
+
 def test_api_takes_a_plain_transform_for_a_defence(client: Any, tiny: Any) -> None:
     *_, report = client.predict(tiny, steps=1, defence="jpeg", api_name="/run")
     assert report["settings"]["purifier"] == {"sampler": "jpeg", "strength": 75}

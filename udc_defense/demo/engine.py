@@ -23,6 +23,7 @@ from udc_defense.errors import SettingError
 from udc_defense.evaluation import case
 from udc_defense.evaluation.purification import Purification
 from udc_defense.evaluation.runner import checkpoint_sums, versions
+from udc_defense.evaluation.spine import DEFAULT
 from udc_defense.images import read_image
 from udc_defense.purifiers import SAMPLERS
 from udc_defense.restorers.base import Restorer
@@ -36,7 +37,7 @@ GRADIENT_STEPS, QUERY_STEPS = (10, 50), (200, 1000)
 REPEATS, MAX_STEPS_IN_ALL = ("restarts", "searches"), 1000
 MAX_SEED = 2**31 - 1
 MAX_SIDE = {"cpu": 768, "cuda": 1536}
-METHODS = ("none", *SAMPLERS.names(), *TRANSFORMS.names())
+METHODS = tuple(dict.fromkeys(["none", DEFAULT.sampler, *SAMPLERS.names(), *TRANSFORMS.names()]))
 NORMS = ("linf", "l2")
 # Of attacks that ask more than once; SimBA does where its first try fails, as about every second does.
 QUERIES_PER_STEP = {"simba": 1.5}

@@ -18,6 +18,7 @@ from udc_defense.errors import UDCDefenseError
 from udc_defense.evaluation.case import Result, Settings
 from udc_defense.evaluation.spine import DEFAULT
 from udc_defense.optics import PANELS
+from udc_defense.purifiers import SAMPLERS
 
 log = logging.getLogger(__name__)
 
@@ -166,6 +167,7 @@ def _controls(samples: dict[str, Path]) -> tuple[list[gr.components.Component], 
     with gr.Row(elem_classes="udc-buttons"):
         run_button = gr.Button("Run", variant="primary", scale=3, min_width=120, elem_id="run")
         stop_button = gr.Button("Stop", variant="secondary", scale=1, min_width=80, elem_id="stop")
+    defence.change(defence_controls_of, defence, [level, draws], api_visibility="private", show_progress="hidden")
     _follow(attack, (eps, steps, threat, objective, norm, options))
     fields = [photo, captured, panel, attack, eps, steps, defence, level, draws]
     fields += [threat, objective, norm, options, random_seed, seed]
@@ -202,6 +204,12 @@ def controls_of(attack: str, before: str) -> Update:
         gr.update(visible=bool(words), info=words, value=""),
         attack,
     )
+
+
+def defence_controls_of(defence: str) -> Update:
+    """Noise level and draws, which only a diffusion model has."""
+    shown = gr.update(visible=defence in SAMPLERS.names())
+    return shown, shown
 
 
 def _offer(samples: dict[str, Path], photo: gr.Image) -> None:

@@ -56,6 +56,7 @@ THREATS = {
 }
 REFRESH = 0.1  # s: a browser need not draw more status lines
 HURTS = 0.05  # dB: smaller differences are called none
+PROPER = {"dct": "DCT", "gaussian": "Gaussian", "jpeg": "JPEG"}
 FILLED = 0.35  # of the range of values, by the largest change of an amplified perturbation: more of it would glare
 
 
@@ -91,8 +92,8 @@ def defence_words(name: str) -> str:
     """Of a sampler without words of its own, or of a plain transform."""
     if name not in TRANSFORMS.names():
         return name
-    strength = TRANSFORMS.get(name).strength
-    return f"Plain {name.replace('_', ' ')}, {strength.name} {strength.default:g}"
+    strength, words = TRANSFORMS.get(name).strength, [PROPER.get(word, word) for word in name.split("_")]
+    return f"Plain {' '.join(words)}, {strength.name} {strength.default:g}"
 
 
 def objective_choices() -> list[tuple[str, str]]:
