@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+
 import pytest
 
 from udc_defense.errors import SettingError
+from udc_defense.evaluation import purification
 from udc_defense.evaluation.purification import Purification
+from udc_defense.noise_level import AdaptivePurifier
 from udc_defense.purifiers.diffusion import DiffusionPurifier
 from udc_defense.transforms.jpeg import Jpeg
 
@@ -31,6 +36,22 @@ def test_what_is_loaded() -> None:
     assert (purifier.sampler, purifier.noise_level, purifier.evaluations, purifier.guidance) == ("ddim", 20, 6, 2.0)
     transform = Purification("jpeg", strength=50).load()
     assert isinstance(transform, Jpeg) and transform.quality == 50
+
+
+def test_a_level_for_each_photo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As calibrated: below -30 dB the photo is left alone, above it is purified."""
+    wanted = Purification("one_step", draws=2, per_photo=True)
+    probe = Purification("one_step", 50).facts()
+    (tmp_path / "found.json").write_text(
+        json.dumps({"probe": probe, "purifier": wanted.facts(), "cuts": [-30.0], "levels": [0, 20]})
+    )
+    monkeypatch.setattr(purification, "CALIBRATION", tmp_path / "found.json")
+    purifier = wanted.load()
+    assert isinstance(purifier, AdaptivePurifier) and purifier.evaluations == 1 + 2
+    levels = [getattr(module, "noise_level", None) for module in purifier.purifiers.values()]
+    assert levels == [0, 20] and wanted == Purification("one_step", 30, draws=2, per_photo=True)
+    with pytest.raises(SettingError, match="a noise level for each photo is not calibrated for"):
+        Purification("ddim", draws=2, per_photo=True).load()
 
 
 @pytest.mark.parametrize(

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     Source = tuple[str, Loader]
 
 INTERRUPTED = 130
+AUTO = "auto"  # a noise level for each photo
 PROTOCOLS = ("spine", "attacks", "purifiers", "detection")
 STAGE_WORDS = {
     "simulate": "simulating the capture",
@@ -332,7 +333,8 @@ def _purification(options: argparse.Namespace) -> Purification | None:
         return None
     return Purification(
         sampler=options.purifier,
-        noise_level=options.noise_level,
+        noise_level=0 if options.noise_level == AUTO else options.noise_level,
+        per_photo=options.noise_level == AUTO,
         steps=options.purify_steps,
         draws=options.draws,
         aggregate=options.aggregate,
@@ -664,11 +666,17 @@ def _name_and_value(text: str) -> tuple[str, str]:
     return name, value
 
 
+def _level(text: str) -> int | str:
+    return text if text == AUTO else int(text)
+
+
 def _add_purifier(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--purifier", default="one_step", metavar="NAME", help="see udc-defense purify --list; or none")
     parser.add_argument("--strength", type=float, help="of a plain transform, such as the quality of jpeg")
     parser.add_argument("--purifier-weights", default="default", metavar="NAME", help="embedded name, folder or Hub id")
-    parser.add_argument("--noise-level", type=int, default=30, help="forward diffusion steps (default 30)")
+    parser.add_argument(
+        "--noise-level", type=_level, default=30, metavar="STEPS", help="forward diffusion steps, or auto (default 30)"
+    )
     parser.add_argument("--purify-steps", type=int, default=5, help="of ddim, dpm_solver and ode (default 5)")
     parser.add_argument("--eta", type=float, default=0.0, help="randomness of ddim, 0 to 1 (default 0)")
     parser.add_argument("--guide", metavar="NAME", help="keeps the result near the input: see purify --list")

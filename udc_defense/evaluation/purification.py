@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, fields
+import json
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
 from torch import nn
 
-from udc_defense.checkpoints import load_purifier
+from udc_defense.checkpoints import load_purifier, load_restorer
+from udc_defense.defense import Defense
+from udc_defense.detection import Detector
 from udc_defense.errors import SettingError
+from udc_defense.noise_level import CALIBRATION, AdaptivePurifier, Chooser
 from udc_defense.transforms import TRANSFORMS, load_transform
 
+NOT_OF_THE_MODEL = ("strength", "weights", "per_photo")
 ALWAYS = ("sampler", "noise_level", "steps", "draws", "aggregate")
 
 
@@ -20,6 +25,7 @@ class Purification:
 
     Attributes:
         sampler: of the diffusion model, or the transform.
+        per_photo: the noise level is chosen for each photo; `noise_level` is then 0.
         strength: of a transform; None becomes its default.
         weights: embedded name, folder or Hub id of the diffusion model.
     """
@@ -34,8 +40,11 @@ class Purification:
     guidance: float = 0.0
     strength: float | None = None
     weights: str = "default"
+    per_photo: bool = False
 
     def __post_init__(self) -> None:
+        if self.per_photo:
+            object.__setattr__(self, "noise_level", 0)
         if self.is_transform:
             if self.strength is None:
                 object.__setattr__(self, "strength", TRANSFORMS.get(self.sampler).strength.default)
@@ -62,5 +71,17 @@ class Purification:
         """
         if self.is_transform:
             return load_transform(self.sampler, self.strength).eval()
-        options = {name: value for name, value in asdict(self).items() if name not in ("strength", "weights")}
+        if self.per_photo:
+            return self._per_photo()
+        options = {name: value for name, value in asdict(self).items() if name not in NOT_OF_THE_MODEL}
         return load_purifier(self.weights, **options)
+
+    def _per_photo(self) -> nn.Module:
+        """A level for each photo, from the detector's score, as it was calibrated for the embedded networks."""
+        found = json.loads(CALIBRATION.read_text(encoding="utf-8")) if CALIBRATION.is_file() else {}
+        if found.get("purifier") != self.facts():
+            raise SettingError(f"a noise level for each photo is not calibrated for {self.facts()}; name a level.")
+        detector = Detector(Defense(load_restorer(), Purification(**found["probe"]).load()))
+        chooser = Chooser(tuple(found["cuts"]), tuple(found["levels"]))
+        fixed = replace(self, per_photo=False)
+        return AdaptivePurifier(lambda level: replace(fixed, noise_level=level).load(), detector, chooser).eval()

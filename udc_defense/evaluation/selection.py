@@ -6,7 +6,7 @@ On `val` every photo is judged by a chooser that was calibrated on the other sce
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -80,6 +80,19 @@ def choosers(results: Results, split: str) -> tuple[Measured, list[Chooser]]:
     others = {own: [i for i, scene in enumerate(val.scenes) if scene != own] for own in val.scenes}
     by_scene = {scene: chooser_of(val, kept) for scene, kept in others.items()}
     return val, [by_scene[scene] for scene in val.scenes]
+
+
+def calibration(results: Results) -> dict[str, Any]:
+    """The chooser of all of `val` and what it belongs to, for `weights/noise_level.json`."""
+    val = measured(results, "val")
+    chooser = chooser_of(val, list(range(len(val.scenes))))
+    return {
+        "probe": PROBE.facts(),
+        "purifier": replace(SELECTED[0], noise_level=0, per_photo=True).facts(),
+        "cuts": list(chooser.cuts),
+        "levels": list(chooser.levels),
+        "checkpoints": results.checkpoints,
+    }
 
 
 def best_fixed(results: Results) -> int:
