@@ -38,6 +38,10 @@ def _levels(sampler: str, levels: Sequence[int] = LEVELS, **options: Any) -> tup
     return tuple(Purification(sampler, level, **options) for level in levels)
 
 
+def _guided(guide: str, *settings: tuple[int, float]) -> tuple[Purification, ...]:
+    return tuple(Purification("ddpm", level, guide=guide, guidance=strength) for level, strength in settings)
+
+
 FAMILIES: dict[str, tuple[Purification, ...]] = {
     "bit depth": _strengths("bit_depth", 5, 4, 3),
     "JPEG": _strengths("jpeg", 90, 75, 50, 30),
@@ -55,6 +59,10 @@ FAMILIES: dict[str, tuple[Purification, ...]] = {
     "DPM-Solver++, 5 steps": _levels("dpm_solver"),
     "probability flow, 5 steps": _levels("ode", (20, 30, 50)),
     "DDPM": _levels("ddpm"),
+    # Guides cost clean images less; what they are good for shows at levels where the sampler alone takes too much away.
+    "DDPM, guided by mse": _guided("mse", (30, 20), (60, 20), (60, 40)),
+    "DDPM, guided by ssim": _guided("ssim", (30, 0.1), (60, 0.1), (60, 0.5)),
+    "DDPM, low frequencies kept": _guided("frequency", (30, 0.25), (60, 0.25)),
 }
 # The best of each family on val at the ε of choice, by PSNR under the attack that does not know the defence.
 CHOSEN: dict[str, Purification] = {family: candidates[-1] for family, candidates in FAMILIES.items()}

@@ -84,7 +84,10 @@ def figure(results: Results, cost: dict[str, Any], split: str, path: Path) -> No
 
 def words(purification: Purification) -> str:
     """What distinguishes it within its family."""
-    return f"{purification.strength:g}" if purification.is_transform else f"t* = {purification.noise_level}"
+    if purification.is_transform:
+        return f"{purification.strength:g}"
+    guided = f", strength {purification.guidance:g}" if purification.guide else ""
+    return f"t* = {purification.noise_level}{guided}"
 
 
 def _spent(row: dict[str, Any]) -> list[str]:
