@@ -6,17 +6,15 @@ import hashlib
 import json
 import os
 import shutil
-import subprocess
-import sys
-import threading
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
+import loopback_hub
 import pytest
 import torch
 from diffusers import DDPMPipeline, DDPMScheduler, UNet2DModel
+from loopback_hub import Hub
+from torch import Tensor, nn
 
 from udc_defense.checkpoints import (
     CHECKSUMS,
@@ -137,9 +135,10 @@ class TestChecksums:
         verify(purifier, purifier)
 
     def test_written_twice_they_stay_the_same(self, restorer: Path) -> None:
-        before = (restorer / CHECKSUMS).read_bytes()
+        """Not even the file is touched, which may be read-only."""
+        before = (restorer / CHECKSUMS).read_bytes(), (restorer / CHECKSUMS).stat().st_mtime_ns
         write_checksums(restorer)
-        assert (restorer / CHECKSUMS).read_bytes() == before
+        assert before == ((restorer / CHECKSUMS).read_bytes(), (restorer / CHECKSUMS).stat().st_mtime_ns)
 
     def test_only_what_a_download_brings_is_listed(self, restorer: Path) -> None:
         """A card beside the weights is not fetched, so it must not be missed."""
@@ -262,156 +261,172 @@ def test_an_empty_folder(tmp_path: Path) -> None:
         sentence(caught)
 
 
-@dataclass
-class Hub:
-    """A loopback Hub of folders: what `snapshot_download` asks for, and nothing else."""
+class Halves(nn.Module):
+    """Stands for a network from elsewhere, which needs even sides."""
 
-    repositories: dict[str, Path]
-    corrupt: set[str] = field(default_factory=set)  # repositories whose weights arrive with a flipped bit
-    asked: list[str] = field(default_factory=list)
-    address: str = ""
+    multiple = 2
 
-    @staticmethod
-    def commit(repository: str) -> str:
-        return hashlib.sha1(repository.encode()).hexdigest()
+    def __init__(self) -> None:
+        super().__init__()
+        self.mix = nn.Conv2d(3, 12, 2, stride=2)
 
-    def files(self, repository: str) -> list[str]:
-        folder = self.repositories[repository]
-        return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+    def forward(self, image: Tensor) -> Tensor:
+        return nn.functional.pixel_shuffle(self.mix(image), 2)
 
-    def body(self, repository: str, file: str) -> bytes:
-        data = bytearray((self.repositories[repository] / file).read_bytes())
-        if repository in self.corrupt and file.endswith(WEIGHTS):
-            data[len(data) // 2] ^= 1
-        return bytes(data)
+
+class Needy(nn.Module):
+    def __init__(self, width: int) -> None:
+        super().__init__()
+
+
+class Odd(nn.Module):
+    def forward(self, image: Tensor) -> Tensor:
+        return image[..., :-1]
+
+
+class Broken(nn.Module):
+    def forward(self, image: Tensor) -> Tensor:
+        raise RuntimeError("shapes do not fit\nand more")
+
+
+halves = Halves()
+HERE = __name__
+
+
+class TestImported:
+    """`package.module:attribute`: a network from elsewhere."""
+
+    @pytest.mark.parametrize("attribute", ["Halves", "halves"])
+    def test_a_class_or_an_instance(self, attribute: str) -> None:
+        restorer = load_restorer(f"{HERE}:{attribute}")
+        assert not restorer.training and not any(parameter.requires_grad for parameter in restorer.parameters())
+        image = torch.rand(2, 3, 5, 7, generator=seeded(0)).requires_grad_()
+        output = restorer(image)
+        assert output.shape == image.shape
+        (gradient,) = torch.autograd.grad(output.sum(), image)
+        assert gradient.isfinite().all() and gradient.any()
+
+    def test_its_tiles_are_those_of_any_restorer(self) -> None:
+        restorer = load_restorer(f"{HERE}:halves")
+        image = torch.rand(1, 3, 20, 36, generator=seeded(0))
+        whole = restorer(image)
+        restorer.tile_size, restorer.tile_overlap = 16, 4
+        assert torch.allclose(restorer(image), whole, atol=1e-6)
+
+    def test_one_without_weights(self) -> None:
+        restorer = load_restorer("torch.nn:Identity")
+        image = torch.rand(1, 3, 1, 2, generator=seeded(0))
+        assert torch.equal(restorer(image), image)
+        assert (restorer.dtype, restorer.device.type) == (torch.float32, "cpu")
+
+    def test_a_restorer_stays_what_it_is(self) -> None:
+        assert type(load_restorer("udc_defense.restorers.gated_unet:GatedUNet")) is GatedUNet
+
+    @pytest.mark.parametrize(
+        ("source", "words"),
+        [
+            ("no.such.module:Net", "cannot be imported (ModuleNotFoundError: No module named 'no')"),
+            (f"{HERE}:Nothing", "cannot be imported (AttributeError: "),
+            (f"{HERE}:Needy", "cannot be made without arguments (TypeError: "),
+            (f"{HERE}:sentence", "a function, not an nn.Module"),
+            ("torch:float32", "a dtype, not an nn.Module"),
+        ],
+    )
+    def test_what_is_no_network(self, source: str, words: str) -> None:
+        with pytest.raises(CheckpointError) as caught:
+            load_restorer(source)
+        assert sentence(caught).startswith(f"{source}: {words}")
+
+    @pytest.mark.parametrize(
+        ("attribute", "words"),
+        [
+            ("Odd", "gives (1, 3, 4, 3) for an image of shape (1, 3, 4, 4); a restorer keeps the shape"),
+            ("Broken", "fails on an image of shape (1, 3, 4, 4) (RuntimeError: shapes do not fit)"),
+        ],
+    )
+    def test_a_network_that_is_no_restorer(self, attribute: str, words: str) -> None:
+        restorer = load_restorer(f"{HERE}:{attribute}")
+        with pytest.raises(CheckpointError) as caught:
+            restorer(torch.zeros(1, 3, 4, 4))
+        assert sentence(caught) == f"{HERE}:{attribute}: {words}."
+
+    def test_a_purifier_is_not_imported(self) -> None:
+        with pytest.raises(CheckpointError, match="neither an embedded purifier"):
+            load_purifier("torch.nn:Identity")
 
 
 @pytest.fixture
 def hub(tmp_path: Path) -> Iterator[Hub]:
+    """A loopback Hub with a restorer, a purifier, and a restorer that never arrives whole."""
     repositories = {
         "me/net": save_restorer(tmp_path / "hub" / "net"),
         "me/prior": save_purifier(tmp_path / "hub" / "prior"),
         "me/damaged": save_restorer(tmp_path / "hub" / "damaged"),
     }
     (repositories["me/net"] / "README.md").write_text("A card that no loader needs.")
-    hub = Hub(repositories, corrupt={"me/damaged"})
-
-    class Handler(BaseHTTPRequestHandler):
-        def log_message(self, *_: object) -> None:
-            pass
-
-        def do_HEAD(self) -> None:  # noqa: N802
-            self.answer(with_body=False)
-
-        def do_GET(self) -> None:  # noqa: N802
-            self.answer(with_body=True)
-
-        def answer(self, *, with_body: bool) -> None:
-            hub.asked.append(self.path)
-            code, headers, body = self.found(self.path.partition("?")[0].strip("/").split("/"))
-            self.send_response(code)
-            for key, value in (headers | {"Content-Length": str(len(body))}).items():
-                self.send_header(key, value)
-            self.end_headers()
-            if with_body:
-                self.wfile.write(body)
-
-        def found(self, parts: list[str]) -> tuple[int, dict[str, str], bytes]:
-            match parts:
-                case ["api", "models", owner, name, kind, revision] if kind in ("revision", "tree"):
-                    repository, file = f"{owner}/{name}", ""
-                case [owner, name, "resolve", revision, *rest]:
-                    repository, file = f"{owner}/{name}", "/".join(rest)
-                case _:
-                    return 404, {"X-Error-Code": "EntryNotFound"}, b""
-            if repository not in hub.repositories:
-                return 404, {"X-Error-Code": "RepoNotFound"}, b""
-            commit = hub.commit(repository)
-            if revision not in ("main", commit):
-                return 404, {"X-Error-Code": "RevisionNotFound"}, b""
-            if not file:
-                kind = parts[4]
-                listing = [
-                    {"type": "file", "path": f, "size": len(hub.body(repository, f)), "oid": commit}
-                    for f in hub.files(repository)
-                ]
-                siblings = [{"rfilename": entry["path"]} for entry in listing]
-                answer = listing if kind == "tree" else {"id": repository, "sha": commit, "siblings": siblings}
-                return 200, {"Content-Type": "application/json"}, json.dumps(answer).encode()
-            if file not in hub.files(repository):
-                return 404, {"X-Error-Code": "EntryNotFound", "X-Repo-Commit": commit}, b""
-            body = hub.body(repository, file)
-            return 200, {"X-Repo-Commit": commit, "ETag": f'"{hashlib.sha1(body).hexdigest()}"'}, body
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    hub.address = f"http://127.0.0.1:{server.server_port}"
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
-    thread.start()
-    try:
+    with loopback_hub.serve(repositories, tmp_path / "hub", corrupt={"me/damaged"}) as hub:
         yield hub
-    finally:
-        server.shutdown()
-        server.server_close()
 
 
-# The real client reads its settings at import, so it runs in a process of its own; `resolve` needs no torch.
+# `resolve` needs no torch; loaded weights are told apart by a sum over them.
 CLIENT = """
 import json, sys
 from udc_defense import checkpoints
 for call in sys.argv[1:]:
-    function, source = call.split(":", 1)
+    function, _, source = call.partition(":")
     try:
-        if function == "resolve":
-            answer = str(checkpoints.resolve(source, "restorer"))
+        if function.startswith("load_"):
+            module = getattr(checkpoints, function)(*[source] * bool(source))
+            answer = [type(module).__name__, sum(float(p.double().abs().sum()) for p in module.parameters())]
         else:
-            answer = type(getattr(checkpoints, function)(source)).__name__
+            answer = str(checkpoints.resolve(source, function))
     except checkpoints.CheckpointError as error:
         answer = f"error {error}"
     print(json.dumps(answer))
 """
 
 
-def client(cache: Path, endpoint: str, *calls: str, **environment: str) -> list[str]:
-    kept = {key: value for key, value in os.environ.items() if not key.startswith("HF_") and "proxy" not in key.lower()}
-    settings = {"HF_ENDPOINT": endpoint, "HF_HOME": str(cache), "HF_HUB_DISABLE_XET": "1"}
-    done = subprocess.run(
-        [sys.executable, "-c", CLIENT, *calls],
-        env=kept | settings | {"HF_HUB_DISABLE_TELEMETRY": "1", "HF_HUB_DISABLE_PROGRESS_BARS": "1"} | environment,
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=100,
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    return [json.loads(line) for line in done.stdout.splitlines()]
+def client(cache: Path, endpoint: str, *calls: str, **environment: str) -> list:
+    """What a process of its own answers to `load_restorer:SOURCE`, or `restorer:SOURCE` to only resolve it."""
+    return loopback_hub.start(CLIENT, cache, endpoint, *calls, **environment).done().answers
 
 
-def test_hub(hub: Hub, tmp_path: Path) -> None:
-    """The real client against a loopback Hub: up, then gone, then switched off."""
-    cache = tmp_path / "cache"
-    answers = client(
-        cache,
-        hub.address,
-        "load_restorer:me/net@main",
-        "load_purifier:me/prior",
-        "resolve:me/nothing",
-        "resolve:me/net@v9",
-        "resolve:me/damaged",
-        "resolve:../net",
-    )
-    assert answers[:2] == ["GatedUNet", "DiffusionPurifier"]
-    assert answers[2] == "error me/nothing: no such repository on the Hub, or it is private."
-    assert answers[3] == "error me/net@v9: the repository has no revision 'v9'."
-    assert (
-        answers[4] == f"error me/damaged: its file {WEIGHTS} is damaged (sha256 differs); fetch the checkpoint again."
-    )
-    assert answers[5] == "error ../net: not a valid name of a repository."
-    assert any("/me/net/resolve/" in path for path in hub.asked)
-    assert not any(path.endswith("README.md") for path in hub.asked)
+def total(module: nn.Module) -> float:
+    return sum(float(parameter.double().abs().sum()) for parameter in module.parameters())
 
-    gone = "http://127.0.0.1:9"  # the port of `discard`, where nothing listens
-    offline: list[dict[str, str]] = [{}, {"HF_HUB_OFFLINE": "1"}]
-    for environment in offline:
-        cached, unknown = client(cache, gone, "resolve:me/net@main", "resolve:me/other", **environment)
-        assert cached.endswith(Hub.commit("me/net"))
-        assert unknown == "error me/other: the Hub cannot be reached and the cache does not hold it."
+
+class TestNamesOnTheHub:
+    """`UDC_DEFENSE_REPO` makes names repositories."""
+
+    def test_an_owner(self, hub: Hub, tmp_path: Path) -> None:
+        for kind, name in (("restorer", "me/net"), ("purifier", "me/prior")):
+            hub.repositories[f"us/udc-defense-{kind}-default"] = hub.repositories[name]
+        calls = ("restorer:default", "purifier:default", "guide:default")
+        restorer, purifier, guide = client(tmp_path / "cache", hub.address, *calls, UDC_DEFENSE_REPO="us")
+        assert restorer.endswith(Hub.commit("us/udc-defense-restorer-default"))
+        assert purifier.endswith(Hub.commit("us/udc-defense-purifier-default"))
+        assert guide.startswith("error us/udc-defense-guide-default: no such repository on the Hub")
+
+    def test_a_prefix_and_a_revision(self, hub: Hub, tmp_path: Path) -> None:
+        hub.repositories["us/zoo-restorer-small"] = hub.repositories["me/net"]
+        commit = hub.publish("us/zoo-restorer-small", hub.repositories["me/net"], "v1")
+        calls = ("restorer:small", f"restorer:{hub.repositories['me/net']}", "restorer:me/net@main")
+        named, folder, other = client(tmp_path / "cache", hub.address, *calls, UDC_DEFENSE_REPO="us/zoo@v1")
+        assert named.endswith(commit)
+        assert folder == str(hub.repositories["me/net"]) and other.endswith(Hub.commit("me/net"))
+
+    @pytest.mark.parametrize("setting", ["a/b/c", "us@v1@v2", "a b", "us@../up", "/"])
+    def test_a_setting_that_is_none(self, setting: str, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("UDC_DEFENSE_REPO", setting)
+        with pytest.raises(CheckpointError) as caught:
+            load_restorer()
+        assert sentence(caught) == f"UDC_DEFENSE_REPO {setting!r} is not OWNER or OWNER/PREFIX[@REVISION]."
+
+    def test_a_folder_stays_a_folder(self, restorer: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("UDC_DEFENSE_REPO", "us")
+        monkeypatch.chdir(restorer.parent)
+        assert resolve(restorer.name, "restorer") == resolve(Path(restorer.name), "restorer") == Path(restorer.name)
+
+    def test_an_empty_setting_is_none(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("UDC_DEFENSE_REPO", "")
+        assert resolve("default", "restorer") == EMBEDDED / "restorer" / "default"

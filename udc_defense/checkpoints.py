@@ -3,6 +3,14 @@
 A checkpoint is a folder in diffusers' layout: a restorer and the encoder of a guide have `config.json` and
 `diffusion_pytorch_model.safetensors`, a purifier `unet/` and `scheduler/`. `checksums.json` beside them lists size and
 sha256 of every file; the client of the Hub checks sizes only. Weights are safetensors, nothing else is opened.
+
+The environment variable `UDC_DEFENSE_REPO` moves all names from the package to the Hub, one repository a checkpoint:
+
+    OWNER                     `default` is OWNER/udc-defense-restorer-default (-purifier-, -guide-)
+    OWNER/PREFIX[@REVISION]   `default` is OWNER/PREFIX-restorer-default[@REVISION]
+
+Without a revision the current commit is used, and stated; with it, every repository must have a branch or tag of that
+name. Folders, and sources that name a repository themselves, stay what they are.
 """
 
 from __future__ import annotations
@@ -24,22 +32,29 @@ if TYPE_CHECKING:
 EMBEDDED = Path(__file__).parent / "weights"
 CHECKSUMS = "checksums.json"
 WEIGHTS = "diffusion_pytorch_model.safetensors"
-HUB_ID = re.compile(r"[\w.-]+/[\w.-]+(@[\w./-]+)?")
+HUB_ID = re.compile(r"[\w.-]+/[\w.-]+(@(?!.*\.\.)\w[\w./-]*)?")  # a revision becomes a path in the cache
 HUB_FILES = ["*.json", "*.safetensors"]
-HUB_TIMEOUT = 10.0
+HUB_OWNER = "UDC_DEFENSE_REPO"
+NAME = re.compile(r"[\w.-]+")
+IMPORTABLE = re.compile(r"[^\W\d][\w.]*:[^\W\d][\w.]*")
 
 
 def load_restorer(source: str | Path = "default") -> Restorer:
     """A restorer in evaluation mode, float32, on the CPU.
 
     Args:
-        source: an embedded name, a folder, or `owner/name[@revision]` on the Hub.
+        source: an embedded name, a folder, or `owner/name[@revision]` on the Hub; or `package.module:attribute`, an
+            `nn.Module` or a class of such that takes no arguments, which runs code of that package.
 
     Raises:
         CheckpointError: one sentence that says what is wrong with it.
     """
     from udc_defense.restorers import restorer_class
 
+    if IMPORTABLE.fullmatch(str(source)) and not Path(source).exists():
+        from udc_defense.foreign import imported
+
+        return imported(str(source))
     folder = resolve(source, "restorer")
     config = _read_json(folder / "config.json")
     name = str(config.get("_class_name"))
@@ -98,12 +113,15 @@ def load_guide(source: str | Path = "default") -> Feature:
 
 def resolve(source: str | Path, kind: str) -> Path:
     """The local folder of a checkpoint, its files verified: embedded name, then folder, then the Hub."""
+    source = _on_hub(source, kind)
     if str(source) in embedded_names(kind):
         folder = EMBEDDED / kind / str(source)
     elif Path(source).is_dir():
         folder = Path(source)
     elif HUB_ID.fullmatch(str(source)) and not Path(source).exists():
-        folder = _download(str(source))
+        from udc_defense.hub import download
+
+        return download(str(source))
     else:
         names = ", ".join(embedded_names(kind)) or "none"
         raise CheckpointError(
@@ -111,6 +129,20 @@ def resolve(source: str | Path, kind: str) -> Path:
         )
     verify(folder, source)
     return folder
+
+
+def _on_hub(source: str | Path, kind: str) -> str | Path:
+    """The repository that `UDC_DEFENSE_REPO` makes of a name; every other source as it is."""
+    setting, name = os.environ.get(HUB_OWNER), str(source)
+    if not setting or isinstance(source, Path) or not NAME.fullmatch(name):
+        return source
+    if name not in embedded_names(kind) and Path(name).exists():
+        return source
+    family, at, revision = setting.partition("@")
+    repository = f"{family if '/' in family else f'{family}/udc-defense'}-{kind}-{name}{at}{revision}"
+    if not HUB_ID.fullmatch(repository):
+        raise CheckpointError(f"{HUB_OWNER} {setting!r} is not OWNER or OWNER/PREFIX[@REVISION].")
+    return repository
 
 
 def embedded_names(kind: str) -> list[str]:
@@ -135,7 +167,9 @@ def write_checksums(folder: Path) -> None:
     """List size and sha256 of every file that a download brings in the checkpoint's `checksums.json`."""
     files = sorted(path for pattern in HUB_FILES for path in folder.rglob(pattern) if path.name != CHECKSUMS)
     table = {p.relative_to(folder).as_posix(): {"bytes": p.stat().st_size, "sha256": _sha256(p)} for p in files}
-    (folder / CHECKSUMS).write_text(json.dumps(table, indent=1) + "\n", encoding="utf-8")
+    text, path = json.dumps(table, indent=1) + "\n", folder / CHECKSUMS
+    if not path.is_file() or path.read_bytes() != text.encode():  # a list that is right may be read-only
+        path.write_bytes(text.encode())
 
 
 def verify(folder: Path, source: str | Path) -> None:
@@ -144,54 +178,28 @@ def verify(folder: Path, source: str | Path) -> None:
     Raises:
         CheckpointError: a file is missing or differs, or the list is not one.
     """
+    for name, fault in faults(folder, source).items():
+        raise CheckpointError(f"{source}: its file {name} {fault}; fetch the checkpoint again.")
+
+
+def faults(folder: Path, source: str | Path) -> dict[str, str]:
+    """The listed files that are not what `checksums.json` says, and what is wrong with each; none without a list.
+
+    Raises:
+        CheckpointError: the list is not one.
+    """
     if not (folder / CHECKSUMS).is_file():
-        return
+        return {}
+    found = {}
     for name, expected in _read_json(folder / CHECKSUMS).items():
         path = folder / name
         if not isinstance(expected, dict) or not expected.keys() >= {"bytes", "sha256"}:
             raise CheckpointError(f"{source}: its {CHECKSUMS} lacks size or sha256 of {name}.")
         if not path.is_file():
-            raise CheckpointError(f"{source}: its file {name} is missing; fetch the checkpoint again.")
-        if path.stat().st_size != expected["bytes"] or _sha256(path) != expected["sha256"]:
-            raise CheckpointError(f"{source}: its file {name} is damaged (sha256 differs); fetch the checkpoint again.")
-
-
-def _download(source: str) -> Path:
-    """A snapshot of a Hub repository: from the cache when the revision is there, else from the network."""
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import (
-        GatedRepoError,
-        HfHubHTTPError,
-        HFValidationError,
-        LocalEntryNotFoundError,
-        RepositoryNotFoundError,
-        RevisionNotFoundError,
-    )
-
-    repo, _, revision = source.partition("@")
-    endpoint = os.environ.get("HF_ENDPOINT")
-    try:
-        return Path(
-            snapshot_download(
-                repo,
-                revision=revision or None,
-                allow_patterns=HUB_FILES,
-                etag_timeout=HUB_TIMEOUT,
-                endpoint=endpoint,
-            )
-        )
-    except GatedRepoError as error:
-        raise CheckpointError(f"{source}: gated; accept its terms on the Hub, then `hf auth login`.") from error
-    except RepositoryNotFoundError as error:
-        raise CheckpointError(f"{source}: no such repository on the Hub, or it is private.") from error
-    except RevisionNotFoundError as error:
-        raise CheckpointError(f"{source}: the repository has no revision {revision!r}.") from error
-    except LocalEntryNotFoundError as error:
-        raise CheckpointError(f"{source}: the Hub cannot be reached and the cache does not hold it.") from error
-    except HFValidationError as error:
-        raise CheckpointError(f"{source}: not a valid name of a repository.") from error
-    except (HfHubHTTPError, OSError) as error:
-        raise CheckpointError(f"{source}: the download failed ({type(error).__name__}); try again.") from error
+            found[name] = "is missing"
+        elif path.stat().st_size != expected["bytes"] or _sha256(path) != expected["sha256"]:
+            found[name] = "is damaged (sha256 differs)"
+    return found
 
 
 def _built(cls: Any, config: dict[str, Any], source: str | Path) -> Any:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from udc_defense import __version__
 from udc_defense.errors import SettingError, UDCDefenseError
+from udc_defense.models_cli import add_models
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -544,6 +545,8 @@ def _parser() -> argparse.ArgumentParser:
 
     cost = _command(commands, "cost", _cost, "measure time and memory of the chosen purifiers: results/cost.json")
     cost.add_argument("--out", type=Path, default=Path("results"), metavar="DIR")
+
+    add_models(commands, _command)
 
     demo = _command(commands, "demo", _demo, "the browser demo")
     demo.add_argument("--host", default=None)
