@@ -31,7 +31,7 @@ demo: $(STAMP) ## the demo in the browser [PORT=7860]
 	$(if $(PORT),GRADIO_SERVER_PORT=$(PORT)) $(PYTHON) app.py
 
 test: $(STAMP) ## the test suite without the slow tests
-	$(PYTHON) -m pytest -q
+	OMP_NUM_THREADS=1 $(PYTHON) -m pytest -q -n auto --dist loadfile
 
 test-slow: $(STAMP) ## every test, the slow ones too
 	$(PYTHON) -m pytest -q -m "slow or not slow"
