@@ -37,11 +37,12 @@ from udc_defense.training.curve import running_mean, sparkline
 from udc_defense.training.data import Augmented
 from udc_defense.training.finetune import RECIPE, find_backbone, finetune
 from udc_defense.training.loop import LOG, Progress, TrainingSettings, read_log
-from udc_defense.training.perceptual import BACKBONE_FILE, Vgg19, load_vgg19, perceptual_distance
+from udc_defense.training.perceptual import BLOCKS, RELU3_3, RELU4_2, perceptual_distance, vgg19
 from udc_defense.training.purified import Cache, PerSample, draw_levels
 from udc_defense.training.purifier import new_scheduler
 from udc_defense.training.recipes import RECIPES, Recipe, Tools, parse_recipe
 from udc_defense.training.recipes.base import attacked
+from udc_defense.vgg import FILE, Vgg
 
 __all__ = ["small"]  # the fixture: one thread, as other processes have it
 EPS = 8 / 255
@@ -271,7 +272,7 @@ def state() -> dict[str, Tensor]:
 
 class TestPerceptual:
     def test_the_distance_is_that_of_plain_torch(self) -> None:
-        network, values = Vgg19(), state()
+        network, values = Vgg(BLOCKS, (RELU3_3, RELU4_2)), state()
         network.load_state_dict(values)
 
         def features(image: Tensor) -> list[Tensor]:
@@ -300,13 +301,13 @@ class TestPerceptual:
 
     def test_the_weights_come_from_the_hub(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(checkpoints, "resolve", lambda source, kind: tmp_path)
-        with pytest.raises(CheckpointError, match=rf"has no {BACKBONE_FILE}\.$"):
-            load_vgg19()
-        save_file(state() | {"head.fc.weight": torch.zeros(2)}, tmp_path / BACKBONE_FILE)
-        assert same(dict(load_vgg19().state_dict()), state())
-        save_file({key: value for key, value in state().items() if "21" not in key}, tmp_path / BACKBONE_FILE)
-        with pytest.raises(CheckpointError, match="its weights cannot be read"):
-            load_vgg19()
+        with pytest.raises(CheckpointError, match=rf"has no {FILE}\.$"):
+            vgg19()
+        save_file(state() | {"head.fc.weight": torch.zeros(2)}, tmp_path / FILE)
+        assert same(dict(vgg19().state_dict()), state())
+        save_file({key: value for key, value in state().items() if "21" not in key}, tmp_path / FILE)
+        with pytest.raises(CheckpointError, match="its weights are not those of VGG19"):
+            vgg19()
 
     def test_without_the_hub_a_run_goes_on_without_it(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         def away(source: str, kind: str) -> Path:
@@ -315,7 +316,7 @@ class TestPerceptual:
         monkeypatch.setattr(checkpoints, "resolve", away)
         assert find_backbone(recipe("noisy"), tmp_path) == (None, "the Hub cannot be reached.")
         assert find_backbone(recipe("noisy", perceptual=0), tmp_path) == (None, "its weight is 0.")
-        save_file(state(), tmp_path / BACKBONE_FILE)
+        save_file(state(), tmp_path / FILE)
         monkeypatch.setattr(checkpoints, "resolve", lambda source, kind: tmp_path)
         assert find_backbone(recipe("noisy"), tmp_path)[0] is not None
         (tmp_path / RECIPE).write_text('{"backbone": null}')
@@ -506,7 +507,7 @@ class TestCommandLine:
             return f"{repo} got {folder.name}"
 
         monkeypatch.setattr("udc_defense.hub.push", push)
-        monkeypatch.setattr("udc_defense.training.finetune.load_vgg19", lambda: _raise(CheckpointError("no backbone.")))
+        monkeypatch.setattr("udc_defense.training.finetune.vgg19", lambda: _raise(CheckpointError("no backbone.")))
         out = tmp_path / "run"
         command = ["finetune", str(restorer), *pairs, "--recipe", "purified", "--out", str(out), "--steps", "2"]
         command += ["--size", "16", "--batch", "1", "--purifier", "gaussian_blur", "--option", "purified=1"]

@@ -15,10 +15,11 @@ from torch import Tensor, nn
 from toy_models import inside, noise
 
 from udc_defense import attacks
-from udc_defense.attacks.lpips import BACKBONE, DEPTHS, HEADS_FILE, WIDTHS, Lpips, Vgg16, load_lpips
+from udc_defense.attacks.lpips import BACKBONE, BLOCKS, HEADS_FILE, TAPS, Lpips, load_lpips
 from udc_defense.attacks.objectives import parse_objective
 from udc_defense.errors import CheckpointError, SettingError, UDCDefenseError
 from udc_defense.noise import seeded
+from udc_defense.vgg import Vgg
 
 # Of the 13 convolutions in torchvision's numbering, and of the 5 layers that are compared.
 CONVOLUTIONS = (0, 2, 5, 7, 10, 12, 14, 17, 19, 21, 24, 26, 28)
@@ -28,7 +29,7 @@ COMPARED = (2, 7, 14, 21, 28)
 @pytest.fixture(scope="module")
 def state() -> dict[str, Tensor]:
     """Random weights that keep the magnitude from layer to layer."""
-    widths = [3] + [width for width, depth in zip(WIDTHS, DEPTHS, strict=True) for _ in range(depth)]
+    widths = [3] + [width for width, depth in BLOCKS for _ in range(depth)]
     values = {}
     for index, number in enumerate(CONVOLUTIONS):
         shape = (widths[index + 1], widths[index], 3, 3)
@@ -40,13 +41,13 @@ def state() -> dict[str, Tensor]:
 
 @pytest.fixture(scope="module")
 def heads() -> list[Tensor]:
-    return [torch.rand(width, generator=seeded(width + layer)) for layer, width in enumerate(WIDTHS)]
+    return [torch.rand(width, generator=seeded(width + layer)) for layer, (width, _) in enumerate(BLOCKS)]
 
 
 @pytest.fixture(scope="module")
 def lpips(state: dict[str, Tensor], heads: list[Tensor]) -> Lpips:
     with torch.device("meta"):
-        network = Vgg16()
+        network = Vgg(BLOCKS, TAPS)
     network.load_state_dict(state, assign=True)
     return Lpips(network.double().requires_grad_(False), [head.double() for head in heads])
 
@@ -211,5 +212,5 @@ def test_the_heads_of_torchmetrics_are_where_they_are_expected() -> None:
     from udc_defense.attacks.lpips import _heads
 
     found = _heads()
-    assert [len(head) for head in found] == list(WIDTHS)
+    assert [len(head) for head in found] == [width for width, _ in BLOCKS]
     assert all((head >= 0).all() and head.any() for head in found)

@@ -17,14 +17,15 @@ from udc_defense.checkpoints import checksum, load_restorer, resolve
 from udc_defense.errors import CheckpointError, SettingError
 from udc_defense.training.data import Augmented
 from udc_defense.training.loop import Progress, TrainingSettings, train
-from udc_defense.training.perceptual import BACKBONE, Vgg19, load_vgg19
+from udc_defense.training.perceptual import BACKBONE, vgg19
 from udc_defense.training.purified import Cache
 from udc_defense.training.recipes import Recipe, Tools
+from udc_defense.vgg import Vgg
 
 RECIPE = "recipe.json"
 
 
-def find_backbone(recipe: Recipe, out: Path) -> tuple[Vgg19 | None, str]:
+def find_backbone(recipe: Recipe, out: Path) -> tuple[Vgg | None, str]:
     """The backbone of the perceptual part, or None and the reason; a run that began without it goes on without.
 
     Args:
@@ -37,7 +38,7 @@ def find_backbone(recipe: Recipe, out: Path) -> tuple[Vgg19 | None, str]:
     if stated.is_file() and json.loads(stated.read_text(encoding="utf-8"))["backbone"] is None:
         return None, "the run began without it."
     try:
-        return load_vgg19(), ""
+        return vgg19(), ""
     except CheckpointError as error:
         return None, str(error)
 
@@ -51,7 +52,7 @@ def finetune(
     *,
     purifier: nn.Module | None = None,
     purifier_facts: dict[str, Any] | None = None,
-    perceptual: Vgg19 | None = None,
+    perceptual: Vgg | None = None,
     cache: Path | None = None,
     different: int | None = None,
 ) -> Iterator[Progress]:

@@ -15,8 +15,9 @@ from udc_defense.attacks.objectives import mse
 from udc_defense.attacks.pgd import pgd
 from udc_defense.errors import SettingError
 from udc_defense.registry import Registry
-from udc_defense.training.perceptual import Vgg19, perceptual_distance
+from udc_defense.training.perceptual import perceptual_distance
 from udc_defense.training.purified import Cache, PerSample, draw_levels
+from udc_defense.vgg import Vgg
 
 
 @dataclass(frozen=True)
@@ -30,7 +31,7 @@ class Tools:
     """
 
     purifier: nn.Module | None = None
-    perceptual: Vgg19 | None = None
+    perceptual: Vgg | None = None
     cache: Cache | None = None
 
     @torch.no_grad()
