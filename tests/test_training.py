@@ -215,6 +215,14 @@ class TestResume:
     def test_nothing_to_resume_starts_anew(self, tmp_path: Path) -> None:
         assert len(train("restorer", tmp_path / "new", steps=1, resume=True)) == 1
 
+    def test_other_captures_per_step_are_not_resumed(self, tmp_path: Path) -> None:
+        train("restorer", tmp_path, steps=2, checkpoint_every=1)
+        taken = settings(tmp_path).batch
+        with pytest.raises(SettingError, match=rf"takes {taken} captures a step, not {taken + 1}\.$"):
+            train("restorer", tmp_path, steps=2, batch=taken + 1, resume=True)
+        same_step = {"batch": 1, "accumulate": taken}
+        assert len(train("restorer", tmp_path, steps=3, resume=True, **same_step)) == 1
+
     def test_an_existing_run_is_not_overwritten(self, tmp_path: Path) -> None:
         train("restorer", tmp_path, steps=1)
         before = (tmp_path / WEIGHTS_OF["restorer"]).read_bytes()

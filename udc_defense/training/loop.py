@@ -103,11 +103,11 @@ def train(
     average = EMAModel(network.parameters(), decay=settings.ema_decay, use_ema_warmup=True, power=0.75)
     average.to(accelerator.device)
     accelerator.register_for_checkpointing(schedule, average)
-    step, seconds = _resume(accelerator, settings)
-    if accelerator.is_main_process:
-        _rewind(settings.out / LOG, step)
     per_batch = settings.batch * accelerator.num_processes
     per_step = per_batch * settings.accumulate
+    step, seconds = _resume(accelerator, settings, per_step)
+    if accelerator.is_main_process:
+        _rewind(settings.out / LOG, step)
     remaining = Subset(dataset, range(step * per_step, settings.steps * per_step))
     loader = accelerator.prepare(
         DataLoader(remaining, batch_size=settings.batch, collate_fn=join, num_workers=_workers(accelerator))
@@ -140,7 +140,7 @@ def train(
             with (settings.out / LOG).open("a", encoding="utf-8") as file:
                 file.write(json.dumps(asdict(progress)) + "\n")
         if step % settings.checkpoint_every == 0 or step == settings.steps:
-            _checkpoint(accelerator, settings, progress)
+            _checkpoint(accelerator, settings, progress, per_step)
         yield progress
     accelerator.wait_for_everyone()
     accelerator.end_training()
@@ -219,7 +219,7 @@ def _workers(accelerator: Any) -> int:
     return 8 if accelerator.device.type == "cuda" else 0
 
 
-def _checkpoint(accelerator: Any, settings: TrainingSettings, progress: Progress) -> None:
+def _checkpoint(accelerator: Any, settings: TrainingSettings, progress: Progress, per_step: int) -> None:
     """Write to a temporary folder and rename: a kill leaves the last complete checkpoint."""
     temporary = settings.out / "checkpoint.tmp"
     if accelerator.is_main_process:
@@ -228,7 +228,8 @@ def _checkpoint(accelerator: Any, settings: TrainingSettings, progress: Progress
     accelerator.save_state(str(temporary))
     accelerator.wait_for_everyone()
     if accelerator.is_main_process:
-        (temporary / "progress.json").write_text(json.dumps(asdict(progress)), encoding="utf-8")
+        state = asdict(progress) | {"captures": per_step}
+        (temporary / "progress.json").write_text(json.dumps(state), encoding="utf-8")
         final = settings.out / f"checkpoint-{progress.step:07d}"
         shutil.rmtree(final, ignore_errors=True)
         temporary.rename(final)
@@ -240,7 +241,7 @@ def _checkpoints(out: Path) -> list[Path]:
     return sorted(path for path in out.glob("checkpoint-*") if (path / "progress.json").is_file())
 
 
-def _resume(accelerator: Any, settings: TrainingSettings) -> tuple[int, float]:
+def _resume(accelerator: Any, settings: TrainingSettings, per_step: int) -> tuple[int, float]:
     """Load the newest checkpoint if asked to; the number of steps done and the seconds they took."""
     settings.out.mkdir(parents=True, exist_ok=True)
     found = _checkpoints(settings.out)
@@ -250,8 +251,10 @@ def _resume(accelerator: Any, settings: TrainingSettings) -> tuple[int, float]:
         return 0, 0.0
     if not found:
         return 0, 0.0
-    accelerator.load_state(str(found[-1]))
     done = json.loads((found[-1] / "progress.json").read_text(encoding="utf-8"))
+    if done["captures"] != per_step:  # which samples come next would be another question
+        raise SettingError(f"{settings.out}: the run there takes {done['captures']} captures a step, not {per_step}.")
+    accelerator.load_state(str(found[-1]))
     return int(done["step"]), float(done["seconds"])
 
 
