@@ -1,4 +1,4 @@
-"""`udc-defense results`, `noise-level`, `denoising` and `cost`: what `results/` holds."""
+"""`udc-defense results`, `noise-level`, `denoising`, `generalisation` and `cost`: what `results/` holds."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from udc_defense.cli.common import say, write_json
+from udc_defense.cli.common import drain, say, write_json
 from udc_defense.cli.flags import add_crop_list, command
 
 PROTOCOLS = ("spine", "attacks", "detection", "purifiers", "per_photo")
@@ -24,6 +24,13 @@ def add(commands: Any) -> None:
         ("denoising", _denoising, "measure the embedded purifier as a denoiser: results/denoising.json"),
     ):
         add_crop_list(command(commands, name, function, words))
+    unseen = command(
+        commands, "generalisation", _generalisation, "measure restorers on captures unlike those of their training"
+    )
+    add_crop_list(unseen)
+    unseen.add_argument(
+        "--restorer", action="append", metavar="NAME", help="repeat for more (default: every embedded one)"
+    )
     cost = command(commands, "cost", _cost, "measure time and memory of the chosen purifiers: results/cost.json")
     cost.add_argument("--out", type=Path, default=Path("results"), metavar="DIR")
 
@@ -104,4 +111,17 @@ def _cost(options: argparse.Namespace) -> int:
     from udc_defense.evaluation.cost import measure
 
     write_json(options.out / "cost.json", measure())
+    return 0
+
+
+def _generalisation(options: argparse.Namespace) -> int:
+    """What restorers make of other optics, less light and other exposures."""
+    from udc_defense.checkpoints import embedded_names
+    from udc_defense.evaluation.generalisation import Generalisation
+
+    measured = Generalisation(
+        options.scenes, options.crops, options.restorer or embedded_names("restorer"), options.seed
+    )
+    drain(measured.run(), len(measured.crops), "crop")
+    write_json(options.out / "generalisation.json", measured.results())
     return 0
