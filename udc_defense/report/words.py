@@ -1,0 +1,53 @@
+"""How things are called in the report."""
+
+from __future__ import annotations
+
+from udc_defense.report.study import Budget
+
+THREATS = {
+    "oblivious": "does not know it",
+    "bpda": "knows it, BPDA",
+    "surrogate": "knows it, surrogate",
+    "exact": "knows it, exact gradient",
+}
+DEGRADATIONS = {"udc": "display", "pairs": "photographed pairs", "noise": "noise", "blur": "blur"}
+NORMS = {"linf": "L∞", "l2": "L2"}
+# Name, decimals, and whether more is better; units where there are any.
+METRICS = {
+    "psnr": ("PSNR, dB ↑", 2),
+    "ssim": ("SSIM ↑", 3),
+    "ms_ssim": ("MS-SSIM ↑", 3),
+    "gmsd": ("GMSD ↓", 4),
+    "delta_e": ("ΔE00 ↓", 2),
+    "lpips": ("LPIPS ↓", 3),
+    "psnr_to_clean_output": ("PSNR to the restorer's own clean output, dB ↑", 2),
+}
+STAGES = {
+    "clean": "Ground truth",
+    "captured": "Capture",
+    "restored": "Restored",
+    "attacked_input": "Attacked capture",
+    "attacked_restored": "Attacked, restored",
+    "noise_restored": "Random noise, restored",
+    "defended_clean": "Not attacked, defended",
+    "defended_attacked": "Attacked, defended",
+}
+
+
+def threat(kind: str) -> str:
+    """What an attacker knows of the defence, in a cell."""
+    return THREATS.get(kind, kind)
+
+
+def degradation(name: str) -> str:
+    """What was done to the light, or to the image, before it is restored."""
+    return DEGRADATIONS.get(name, name)
+
+
+def norm(name: str | None) -> str | None:
+    return None if name is None else NORMS.get(name, name)
+
+
+def budget(found: Budget) -> str:
+    """What an attacker may do."""
+    return f"{norm(found.norm)}, ε = {found.eps:g}/255"
