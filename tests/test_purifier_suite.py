@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from udc_defense.evaluation import per_photo_suite, purifier_suite, purifier_tables
+from udc_defense.evaluation import per_photo_suite, purifier_comparison, purifier_suite, purifier_tables
 from udc_defense.evaluation.case import KEYS
 from udc_defense.evaluation.entry import Entry
 from udc_defense.evaluation.purification import Purification
@@ -39,8 +39,7 @@ def results(best: dict[str, Purification]) -> Results:
 
 class TestProtocol:
     def test_candidates_of_a_family_are_told_apart(self) -> None:
-        everything = [candidate for candidates in FAMILIES.values() for candidate in candidates]
-        assert len(set(everything)) == len(everything)
+        assert all(len(set(candidates)) == len(candidates) for candidates in FAMILIES.values())
         assert all(CHOSEN[family] in candidates for family, candidates in FAMILIES.items())
 
     def test_every_purifier_loads(self) -> None:
@@ -117,7 +116,7 @@ class TestTables:
         cost = {"rows": []}
         lines = purifier_tables.table(results(CHOSEN), cost, "val").splitlines()
         assert lines[2] == "| none | 20.00 | 20.00 | 20.00 | 20.00 |  |  |  |  |  |  |"
-        assert lines[3] == "| bit depth, 3 | 20.00 | 22.00 | 22.00 | 22.00 | 15.00 | bpda | 1.25 |  |  |  |"
+        assert lines[4] == "| bit depth, 3 | 20.00 | 22.00 | 22.00 | 22.00 | 15.00 | bpda | 1.25 |  |  |  |"
         assert len(lines) == 3 + len(FAMILIES)
 
     def test_the_figure_is_the_same_for_the_same_numbers(self) -> None:
@@ -125,3 +124,40 @@ class TestTables:
         rows = [{"family": family, "milliseconds_per_megapixel": 10.0 + i} for i, family in enumerate(CHOSEN)]
         first, second = (purifier_tables.figure(results(CHOSEN), {"rows": rows}, "val") for _ in range(2))
         assert first == second and "milliseconds per megapixel" in first
+
+
+class TestComparison:
+    def test_plain_transforms_are_compared_at_equal_clean_psnr(self) -> None:
+        strengths = dict(
+            zip(FAMILIES["Gaussian blur"], [(28.0, 15.0), (27.0, 17.0), (26.0, 21.0), (25.0, 22.0)], strict=True)
+        )
+        rows = [
+            row(Entry("", "pgd", {"eps": 4.0}, p), {"defended_clean": clean, "defended_attacked": attacked})
+            for p, (clean, attacked) in strengths.items()
+        ]
+        found = Results("make results", 0, {}, {}, "", {}, rows)
+        at = [purifier_comparison.at_clean_psnr(found, "Gaussian blur", clean) for clean in (28.5, 27.0, 26.5, 24.9)]
+        assert at == [None, pytest.approx(17.0), pytest.approx(19.0), None]
+
+    def test_the_verdict_names_who_is_ahead_and_where(self) -> None:
+        """DDPM is behind; JPEG is ahead on clean captures, bit depth under the attacker who knows it."""
+        rows = []
+        for family, purification in CHOSEN.items():
+            clean, left, known = {"default": (27, 25, 20), "JPEG": (28, 24, 12), "bit depth": (26, 16, 21)}.get(
+                family, (26.5, 24.5, 19)
+            )
+            for split in ("val", "heldout"):
+                scores = {"defended_clean": float(clean), "defended_attacked": float(left)}
+                rows.append(row(Entry("", "pgd", {"eps": 4.0}, purification), scores, split))
+                rows.append(row(knowing(purification), {"defended_attacked": float(known)}, split))
+        others = [p for family in FAMILIES.values() for p in family if p not in CHOSEN.values()]
+        rows += [row(Entry("", "pgd", {"eps": 4.0}, p), {}) for p in others]
+        cost = {"rows": [{"family": f, "milliseconds_per_megapixel": 10.0} for f in CHOSEN]}
+        cost["rows"][list(CHOSEN).index(purifier_comparison.SLOW)]["milliseconds_per_megapixel"] = 300.0
+        text = purifier_comparison.verdict(Results("", 0, {}, {}, "", {}, rows), cost)
+        assert "keeps 25.0 dB of 27.0 dB" in text and "and 20.0 dB under who differentiates it" in text
+        assert "1/30.0 of the time of DDPM" in text
+        assert "on clean captures: JPEG (28.0); under who does not know it: none" in text
+        assert "under who knows it: bit depth (21.0)." in text
+        ahead = text.split("does not know it of: ")[1].split(". Ahead")[0].split(", ")
+        assert "DDPM" in ahead and "JPEG" not in ahead and "bit depth" in ahead

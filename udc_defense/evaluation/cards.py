@@ -122,17 +122,21 @@ def card(kind: str, name: str, results: Results, denoising: dict[str, Any]) -> s
     model, training = details.model, details.training
     facts = tables(results, denoising) | training | {"timesteps": details.config.get("scheduler.num_train_timesteps")}
     texts = {key: text.format_map(facts) for key, text in TEXTS[kind].items()}
-    shares = {panel: count / len(training["panels"]) for panel, count in Counter(training["panels"]).items()}
     told = {
         "front": _front(kind, name, texts["pipeline"], scores(results, denoising).get(kind)),
         "kind": kind,
         "name": name,
         "minutes": training["seconds"] / 60,
-        "panels": ", ".join(f"{panel} ({share:.0%})" for panel, share in shares.items()),
+        "panels": panel_shares(training["panels"]),
         "remark": f" {training['remark']}" if "remark" in training else "",
         "command": _command(kind, training),
     }
     return CARD.format_map(facts | texts | vars(model) | told)
+
+
+def panel_shares(panels: list[str]) -> str:
+    """`axon20 (50%), toled (25%)`, of a list in which a panel that was drawn twice as often stands twice."""
+    return ", ".join(f"{panel} ({count / len(panels):.0%})" for panel, count in Counter(panels).items())
 
 
 def _command(kind: str, training: dict[str, Any]) -> str:

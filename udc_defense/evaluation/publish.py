@@ -15,7 +15,15 @@ from typing import Any
 
 from udc_defense import detection, noise_level
 from udc_defense.checkpoints import EMBEDDED, embedded_names
-from udc_defense.evaluation import attack_tables, cards, detection_suite, purifier_tables, selection, spine
+from udc_defense.evaluation import (
+    attack_tables,
+    cards,
+    detection_suite,
+    purifier_comparison,
+    purifier_tables,
+    selection,
+    spine,
+)
 from udc_defense.evaluation.runner import Results, read_results
 from udc_defense.models import KINDS, show_models
 
@@ -48,11 +56,17 @@ def places() -> dict[str, str]:
 
 def _purifiers() -> dict[str, str]:
     """Of the purifiers; places stay empty until `make results` has measured them."""
-    names = ("purifiers-grid", "level", *(f"{what}-{split}" for what in ("purifiers", "per-photo") for split in SPLITS))
+    names = (
+        "purifiers-verdict",
+        "purifiers-grid",
+        "level",
+        *(f"{what}-{split}" for what in ("purifiers", "per-photo") for split in SPLITS),
+    )
     if (read := _purifier_results()) is None:
         return dict.fromkeys(names, "Not measured yet.")
     measured, everything, cost, level = read
     found = {"purifiers-grid": purifier_tables.grid_table(measured), "level": selection.published_table(level)}
+    found["purifiers-verdict"] = purifier_comparison.verdict(everything, cost)
     for split in SPLITS:
         found[f"purifiers-{split}"] = purifier_tables.table(everything, cost, split)
         found[f"per-photo-{split}"] = selection.table(measured, split) + "\n\n" + selection.gain_words(measured, split)
@@ -103,7 +117,7 @@ def _checkpoints() -> str:
             lines.append(
                 f"| {kind} `{name}` | {model.bytes:,} | {model.parameters / 1e6:.1f} M | {facts['steps']:,} "
                 f"| {facts['seconds'] / 60:.0f} min, {facts['threads']} thread "
-                f"| {facts['scenes']} scenes, panels {', '.join(facts['panels'])} |"
+                f"| {facts['scenes']} scenes, {cards.panel_shares(facts['panels'])} |"
             )
     return "\n".join(lines)
 
