@@ -1,4 +1,4 @@
-"""PSNR and SSIM against scikit-image, MS-SSIM against scipy."""
+"""PSNR, SSIM and CIEDE2000 against scikit-image, MS-SSIM and GMSD against scipy."""
 
 from __future__ import annotations
 
@@ -8,12 +8,23 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 import torch
-from scipy.ndimage import gaussian_filter
+from scipy.ndimage import gaussian_filter, prewitt
+from skimage.color import deltaE_ciede2000, rgb2lab
 from skimage.measure import block_reduce
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 from torch import Tensor
 
-from udc_defense.metrics import METRICS, ms_ssim, psnr, ssim, unclamped_ms_ssim, unclamped_ssim
+from udc_defense.metrics import (
+    METRICS,
+    ciede2000,
+    delta_e,
+    gmsd,
+    ms_ssim,
+    psnr,
+    ssim,
+    unclamped_ms_ssim,
+    unclamped_ssim,
+)
 
 
 def pair(*shape: int, spread: float = 0.1, seed: int = 0) -> tuple[Tensor, Tensor]:
@@ -177,3 +188,79 @@ def test_unclamped_forms_keep_their_gradient_outside_the_range(metric: Callable[
     (gradient,) = torch.autograd.grad(metric(wild, reference).sum(), wild)
     assert (gradient != 0).all()
     assert torch.autograd.gradcheck(lambda x: metric(x, reference), (wild,), fast_mode=True)
+
+
+def gmsd_by_scipy(x: np.ndarray, y: np.ndarray) -> float:
+    """Xue et al. 2014, equations 2 to 6, for an RGB pair of even sides (3, H, W) in 0…255."""
+    magnitudes = []
+    for picture in (x, y):
+        luma = np.tensordot([0.299, 0.587, 0.114], picture, axes=1)
+        halved = block_reduce(luma, (2, 2), np.mean)
+        gradients = [prewitt(halved, axis=axis, mode="constant") / 3 for axis in (0, 1)]
+        magnitudes.append(np.hypot(*gradients))
+    one, other = magnitudes
+    return float(np.std((2 * one * other + 170) / (one**2 + other**2 + 170)))
+
+
+@pytest.mark.parametrize("spread", [0.003, 0.05, 0.4])
+def test_gmsd_equals_scipy(spread: float) -> None:
+    image, reference = pair(2, 3, 40, 26, spread=spread)
+    expected = [gmsd_by_scipy(255 * a.numpy(), 255 * b.numpy()) for a, b in zip(image, reference, strict=True)]
+    assert gmsd(image, reference).tolist() == pytest.approx(expected, abs=1e-4)
+    assert gmsd(image, image).tolist() == pytest.approx([0, 0], abs=1e-6)
+
+
+@pytest.mark.parametrize("spread", [0.003, 0.05, 0.4])
+def test_delta_e_equals_scikit_image(spread: float) -> None:
+    image, reference = pair(2, 3, 24, 37, spread=spread)
+    expected = [
+        deltaE_ciede2000(*(rgb2lab(part.double().numpy(), channel_axis=0) for part in both), channel_axis=0).mean()
+        for both in zip(image, reference, strict=True)
+    ]
+    assert delta_e(image, reference).tolist() == pytest.approx(expected, abs=1e-4)
+
+
+# Sharma, Wu and Dalal (2005), table 1: L, a, b of two colours, and their difference.
+SHARMA = """
+50 2.6772 -79.7751 50 0 -82.7485 2.0425
+50 3.1571 -77.2803 50 0 -82.7485 2.8615
+50 2.8361 -74.0200 50 0 -82.7485 3.4412
+50 -1.3802 -84.2814 50 0 -82.7485 1.0000
+50 -1.1848 -84.8006 50 0 -82.7485 1.0000
+50 -0.9009 -85.5211 50 0 -82.7485 1.0000
+50 0 0 50 -1 2 2.3669
+50 -1 2 50 0 0 2.3669
+50 2.4900 -0.0010 50 -2.4900 0.0009 7.1792
+50 2.4900 -0.0010 50 -2.4900 0.0010 7.1792
+50 2.4900 -0.0010 50 -2.4900 0.0011 7.2195
+50 2.4900 -0.0010 50 -2.4900 0.0012 7.2195
+50 -0.0010 2.4900 50 0.0009 -2.4900 4.8045
+50 -0.0010 2.4900 50 0.0010 -2.4900 4.8045
+50 -0.0010 2.4900 50 0.0011 -2.4900 4.7461
+50 2.5 0 50 0 -2.5 4.3065
+50 2.5 0 73 25 -18 27.1492
+50 2.5 0 61 -5 29 22.8977
+50 2.5 0 56 -27 -3 31.9030
+50 2.5 0 58 24 15 19.4535
+50 2.5 0 50 3.1736 0.5854 1.0000
+50 2.5 0 50 3.2972 0 1.0000
+50 2.5 0 50 1.8634 0.5757 1.0000
+50 2.5 0 50 3.2592 0.3350 1.0000
+60.2574 -34.0099 36.2677 60.4626 -34.1751 39.4387 1.2644
+63.0109 -31.0961 -5.8663 62.8187 -29.7946 -4.0864 1.2630
+61.2901 3.7196 -5.3901 61.4292 2.2480 -4.9620 1.8731
+35.0831 -44.1164 3.7933 35.0232 -40.0716 1.5901 1.8645
+22.7233 20.0904 -46.6940 23.0331 14.9730 -42.5619 2.0373
+36.4612 47.8580 18.3852 36.2715 50.5065 21.2231 1.4146
+90.8027 -2.0831 1.4410 91.1528 -1.6435 0.0447 1.4441
+90.9257 -0.5406 -0.9208 88.6381 -0.8985 -0.7239 1.5381
+6.7747 -0.2908 -2.4247 5.8714 -0.0985 -2.2286 0.6377
+2.0776 0.0795 -1.1350 0.9033 -0.0636 -0.5514 0.9082
+"""
+
+
+def test_ciede2000_of_the_published_pairs() -> None:
+    table = torch.tensor([[float(word) for word in line.split()] for line in SHARMA.split("\n") if line]).double()
+    first, second, expected = table[:, :3, None, None], table[:, 3:6, None, None], table[:, 6]
+    for one, other in ((first, second), (second, first)):
+        assert ciede2000(one, other).flatten().tolist() == pytest.approx(expected.tolist(), abs=1e-4)

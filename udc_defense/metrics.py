@@ -6,6 +6,8 @@ takes the forms `unclamped_…`: the same formulas, smooth for any value.
 
 from __future__ import annotations
 
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -13,6 +15,12 @@ from torch import Tensor
 WINDOW = 11
 # Of the scales from fine to coarse (Wang et al. 2003).
 SCALE_WEIGHTS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)
+LUMA = (0.299, 0.587, 0.114)  # Rec. 601, of gamma-coded values
+GMSD_CONSTANT = 170 / 255**2
+# Linear sRGB to XYZ (IEC 61966-2-1), and the white D65 that it belongs to.
+XYZ = ((0.412453, 0.357580, 0.180423), (0.212671, 0.715160, 0.072169), (0.019334, 0.119193, 0.950227))
+WHITE = (0.95047, 1.0, 1.08883)
+TINY = 1e-20  # under a root, whose gradient at 0 would be infinite
 
 
 def psnr(image: Tensor, reference: Tensor) -> Tensor:
@@ -85,4 +93,68 @@ def _blur(image: Tensor, window: Tensor) -> Tensor:
     return F.conv2d(F.conv2d(image, rows, groups=channels), rows.transpose(-1, -2), groups=channels)
 
 
-METRICS = {"psnr": psnr, "ssim": ssim, "ms_ssim": ms_ssim}
+def gmsd(image: Tensor, reference: Tensor) -> Tensor:
+    """Gradient magnitude similarity deviation (arXiv 1308.3052) of the luma, (B,); 0 for equal images, lower is better.
+
+    Prewitt gradients of the image halved by 2×2 means, zeros around it, as in the authors' code.
+    """
+    x, y = (_squared_gradient(picture.clamp(0, 1)) for picture in (image, reference))
+    similarity = (2 * (x * y).clamp_min(TINY).sqrt() + GMSD_CONSTANT) / (x + y + GMSD_CONSTANT)  # eq. 4
+    return similarity.flatten(1).var(dim=1, correction=0).clamp_min(TINY).sqrt()  # eq. 6
+
+
+def _squared_gradient(image: Tensor) -> Tensor:
+    luma = torch.einsum("bchw,c->bhw", image, image.new_tensor(LUMA))[:, None]
+    halved = F.avg_pool2d(luma, 2, ceil_mode=True)
+    prewitt = halved.new_tensor([[1, 0, -1]] * 3).div(3)
+    kernels = torch.stack([prewitt, prewitt.T])[:, None]
+    return F.conv2d(halved, kernels, padding=1).square().sum(dim=1)
+
+
+def delta_e(image: Tensor, reference: Tensor) -> Tensor:
+    """Colour difference CIEDE2000, mean over pixels, (B,); values are read as sRGB. 1 is about what an eye can see."""
+    return ciede2000(_lab(image.clamp(0, 1)), _lab(reference.clamp(0, 1))).flatten(1).mean(dim=1)
+
+
+def _lab(image: Tensor) -> Tensor:
+    """From sRGB (B, 3, H, W) in [0, 1] to CIE L*a*b* of the white D65."""
+    linear = torch.where(image > 0.04045, ((image + 0.055) / 1.055) ** 2.4, image / 12.92)
+    xyz = torch.einsum("ij,bjhw->bihw", image.new_tensor(XYZ), linear) / image.new_tensor(WHITE).view(3, 1, 1)
+    x, y, z = torch.where(xyz > 0.008856, xyz.clamp_min(TINY) ** (1 / 3), 7.787 * xyz + 16 / 116).unbind(dim=1)
+    return torch.stack([116 * y - 16, 500 * (x - y), 200 * (y - z)], dim=1)
+
+
+def ciede2000(first: Tensor, second: Tensor) -> Tensor:
+    """ΔE₀₀ of colours in L*a*b* (B, 3, H, W), (B, H, W); equations of Sharma, Wu and Dalal (2005)."""
+    l1, a1, b1 = first.unbind(dim=1)
+    l2, a2, b2 = second.unbind(dim=1)
+    grey = 0.5 * (1 - _share_of_25((_length(a1, b1) + _length(a2, b2)) / 2))  # eqs. 3-5
+    a1, a2 = a1 * (1 + grey), a2 * (1 + grey)
+    c1, c2 = _length(a1, b1), _length(a2, b2)
+    h1, h2 = torch.atan2(b1, a1) % (2 * math.pi), torch.atan2(b2, a2) % (2 * math.pi)
+    turn, total = h2 - h1, h1 + h2
+    far = turn.abs() > math.pi + 1e-6  # a half turn, where rounding would decide, is not
+    turn = torch.where(far, turn - 2 * math.pi * turn.sign(), turn)  # eq. 10
+    lightness, chroma = (l1 + l2) / 2, (c1 + c2) / 2
+    hue = (total + torch.where(far, torch.where(total < 2 * math.pi, 2 * math.pi, -2 * math.pi), 0)) / 2  # eq. 14
+    weight = 1 - 0.17 * torch.cos(hue - math.radians(30)) + 0.24 * torch.cos(2 * hue)  # eq. 15
+    weight = weight + 0.32 * torch.cos(3 * hue + math.radians(6)) - 0.2 * torch.cos(4 * hue - math.radians(63))
+    offset = (lightness - 50).square()
+    light = (l2 - l1) / (1 + 0.015 * offset / (20 + offset).sqrt())
+    colour = (c2 - c1) / (1 + 0.045 * chroma)
+    tint = 2 * (c1 * c2).clamp_min(TINY).sqrt() * torch.sin(turn / 2) / (1 + 0.015 * chroma * weight)
+    # In the blue, chroma and hue are not independent (eqs. 16, 17 and 21).
+    angle = math.radians(60) * torch.exp(-((torch.rad2deg(hue) - 275) / 25).square())
+    mixed = -2 * _share_of_25(chroma) * torch.sin(angle) * colour * tint
+    return (light.square() + colour.square() + tint.square() + mixed).clamp_min(TINY).sqrt()
+
+
+def _length(a: Tensor, b: Tensor) -> Tensor:
+    return (a.square() + b.square()).clamp_min(TINY).sqrt()
+
+
+def _share_of_25(chroma: Tensor) -> Tensor:
+    return (chroma**7 / (chroma**7 + 25.0**7)).clamp_min(TINY).sqrt()
+
+
+METRICS = {"psnr": psnr, "ssim": ssim, "ms_ssim": ms_ssim, "gmsd": gmsd, "delta_e": delta_e}

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from udc_defense import __version__
-from udc_defense.cli import certify, demo, distill, export, models, photos, results, training
+from udc_defense.cli import certify, demo, distill, evaluate, export, models, photos, report, results, training
 from udc_defense.cli.common import complain
 from udc_defense.errors import UDCDefenseError
 
@@ -23,7 +23,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit status."""
     try:
         options = _parser().parse_args(arguments)  # which prints lists, too
-        if ":" in (getattr(options, "restorer", None) or "") and not sys.flags.safe_path:
+        options.arguments = sys.argv[1:] if arguments is None else list(arguments)
+        if ":" in str(getattr(options, "restorer", "")) and not sys.flags.safe_path:
             # A module of the current folder, as of `python -m`; last, so that it hides nothing that is installed.
             sys.path.append(str(Path.cwd()))
         return options.command(options)
@@ -45,6 +46,6 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=__version__)
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
-    for module in (photos, demo, training, certify, distill, models, export, results):
+    for module in (photos, demo, training, certify, distill, evaluate, models, export, results, report):
         module.add(commands)
     return parser

@@ -201,11 +201,11 @@ def scene_folder(options: argparse.Namespace) -> Path:
 
 
 def _write_samples(folder: Path) -> Path:
-    """The samples of the demo as scenes to train on: whole photos where scikit-image is installed, a drawn street."""
+    """The bundled scenes to train on: whole photos where scikit-image is installed, a drawn street."""
     from importlib.resources import files
 
-    from udc_defense.demo.samples import PHOTOS, night_street
     from udc_defense.images import write_file, write_png
+    from udc_defense.samples import PHOTOS, night_street
     from udc_defense.scenes import clean_image
 
     write_png(clean_image(night_street()), folder / "night_street.png")

@@ -1,4 +1,4 @@
-"""How sure a difference between two defences is, when both were measured on the same images."""
+"""How sure a mean over images is, and a difference between two defences that were measured on the same ones."""
 
 from __future__ import annotations
 
@@ -50,3 +50,13 @@ def bootstrap_difference(
     times = np.random.default_rng(seed).multinomial(len(each), np.full(len(each), 1 / len(each)), size=resamples)
     low, high = np.quantile(times @ each / len(each), [(1 - confidence) / 2, (1 + confidence) / 2])
     return Difference(float(each.mean()), float(low), float(high))
+
+
+def bootstrap_mean(values: ArrayLike, *, seed: int = 0) -> Difference:
+    """The mean of one value per image (images,), and its 95 % interval: the difference from nothing.
+
+    Raises:
+        SettingError: fewer than two images, or values that are not finite.
+    """
+    column = np.asarray(values, dtype=float).reshape(-1, 1)
+    return bootstrap_difference(column, np.zeros_like(column), seed=seed)

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from itertools import chain
 from statistics import fmean, pstdev
 from typing import Any, TypeVar
 
@@ -33,6 +34,7 @@ from udc_defense.scenes import clean_image
 from udc_defense.threats import KINDS, Kind, threat
 
 T = TypeVar("T")
+Metric = Callable[[Tensor, Tensor], Tensor]  # (B, 3, H, W) and its reference -> (B,)
 
 KEYS = (
     "captured",
@@ -135,11 +137,15 @@ class Result:
 
     def scores(self, metric: str) -> dict[str, float | None]:
         """One value per key; null where the stage was not run or has no reference."""
+        return self.compared(METRICS[metric], self.reference)
+
+    def compared(self, metric: Metric, reference: Tensor | None) -> dict[str, float | None]:
+        """The same against another reference (1, 3, H, W), such as the restorer's own output."""
         keys = KEYS if self.has_truth else KEYS_WITHOUT_TRUTH
         scores: dict[str, float | None] = dict.fromkeys(KEYS)
         for key in keys:
-            if key in self.images and self.reference is not None:
-                value = float(METRICS[metric](self.images[key], self.reference))
+            if key in self.images and reference is not None:
+                value = float(metric(self.images[key], reference))
                 scores[key] = round(value, 4) if value != float("inf") else None
         return scores
 
@@ -248,7 +254,8 @@ def run(
         captured: a real capture (1, 3, H, W).
         truth: the ground truth of a real capture; without it the restorer's own output on it is the reference.
     """
-    device = next(defense.restorer.parameters()).device
+    weights = chain(defense.restorer.parameters(), defense.restorer.buffers())
+    device = next(weights, torch.empty(0)).device  # a filter has neither
     seed = row_seed(settings.seed, name, settings.attack, settings.eps, settings.threat, 0)
     result = Result(name, seed, settings.threat, has_truth=scene is not None or truth is not None)
     if scene is not None:

@@ -50,6 +50,34 @@ def knowledge_does_not_help(unknowing: float, knowing: float) -> Flag:
     return Flag("knowing the defence does not help", knowing > unknowing + TOLERANCE, words)
 
 
+def masked_gradient(gradient: float, around: float) -> Flag:
+    """Who goes around the purifier's gradient (BPDA) must not do more damage than who follows it.
+
+    Else the gradient leads nowhere: the defence is not robust, it is hard to differentiate (arXiv 1802.00420).
+    """
+    words = f"following the gradient leaves {gradient:.2f} dB, going around the purifier's {around:.2f} dB."
+    return Flag("masked gradient", around < gradient - TOLERANCE, words)
+
+
+def no_better_than_noise(attacked: float, noise: float) -> Flag:
+    """An attack must do more damage than random noise with its own magnitudes."""
+    words = f"the attack leaves {attacked:.2f} dB, random noise of the same norm {noise:.2f} dB."
+    return Flag("attack no better than noise", attacked > noise - TOLERANCE, words)
+
+
+def large_radius(eps: float, attacked: float, captured: float) -> Flag:
+    """With a radius that hides the picture, nothing may be left of a restoration."""
+    words = f"ε = {eps:g}/255 leaves {attacked:.2f} dB; the capture itself has {captured:.2f} dB."
+    return Flag("a large radius does not break it", attacked > captured, words)
+
+
+def not_converged(series: Mapping[str, float]) -> Flag:
+    """Gradients averaged over more draws must not find much more; `series` is in rising order of draws."""
+    first, *_, last = series.values()
+    words = ", ".join(f"{value:.2f} dB with {name}" for name, value in series.items())
+    return Flag("more draws per gradient hurt more", last < first - TOLERANCE, words + ".")
+
+
 def randomised(rows: Sequence[Mapping[str, Any]]) -> Flag:
     """The output for one input varies: a single answer is luck, for the attacker and for the defender."""
     answers = [row["resubmission"] for row in rows if row["resubmission"]]

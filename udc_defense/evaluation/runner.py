@@ -10,14 +10,18 @@ import contextlib
 import json
 import os
 import platform
-from collections.abc import Iterable, Iterator, Sequence
+import signal
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass, field, fields, replace
 from functools import cached_property, lru_cache
 from importlib.metadata import PackageNotFoundError, version
-from multiprocessing import get_context
+from itertools import chain
+from multiprocessing import get_context, parent_process
 from pathlib import Path
-from typing import Any
+from threading import Thread
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -25,8 +29,8 @@ from torch import Tensor, nn
 from udc_defense.attacks.universal import perturbation
 from udc_defense.checkpoints import load_restorer, weights_sum
 from udc_defense.defense import Defense
-from udc_defense.errors import SceneError
-from udc_defense.evaluation import case
+from udc_defense.errors import SceneError, UDCDefenseError
+from udc_defense.evaluation import case, overhead
 from udc_defense.evaluation.case import Settings
 from udc_defense.evaluation.purification import Purification
 from udc_defense.images import write_file
@@ -37,57 +41,94 @@ from udc_defense.scenes import Crop
 VERSIONED = ("udc-defense", "torch", "diffusers", "numpy", "pillow", "opencv-python-headless")
 CENTRE = 128  # side of the part of a crop that is small enough for attacks on the defence
 SETTINGS = tuple(field.name for field in fields(Settings))
+FURTHER = ("restorer", "degradation", "made_on", "draw")  # what tells the rows of an evaluation apart besides
 
 
 @dataclass(frozen=True)
 class Cell:
     """One setting of attack, and the purifications that face its images. `size` crops the scene's centre.
 
-    An attack that makes one perturbation for many captures is fitted on those of `fitted_on`.
+    A purification that is None is no defence. An attack that makes one perturbation for many captures is fitted on
+    those of `fitted_on`.
     """
 
     settings: Settings
-    purifications: tuple[Purification, ...]
+    purifications: tuple[Purification | None, ...]
     size: int = 256
     fitted_on: tuple[Crop, ...] = ()
+
+
+class Photo(Protocol):
+    """What is measured: a crop of a list, or any other image that has a name."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def split(self) -> str: ...
 
 
 @dataclass(frozen=True)
 class Job:
     """One cell of one image; pickled to a worker."""
 
-    crop: Crop
+    crop: Photo
     scenes: str
     cell: Cell
     restorer: str = "default"
+    device: str = "cpu"
 
     def keys(self) -> set[str]:
         """Of the rows it makes."""
-        return {key_of(_identity(self.crop, self.cell, purification)) for purification in self.cell.purifications}
+        return {key_of(self.identity(purification)) for purification in self.cell.purifications}
+
+    def identity(self, purification: Purification | None) -> dict[str, Any]:
+        """What makes a row one of a kind."""
+        return _identity(self.crop, self.cell, purification) | restorer_facts(self.restorer)
+
+    def given(self, photo: Photo) -> dict[str, Tensor]:
+        """What is known of a photo, as arguments of `case.run`: here the light of a crop."""
+        assert isinstance(photo, Crop)
+        return {"scene": _scene(photo, self.scenes, self.cell.size)}
+
+    def attack(self, defense: Defense, result: case.Result) -> None:
+        """Attack the capture of `result`."""
+        case.finish(case.attack(defense, self.cell.settings, result))
+
+    def rows(self, purification: Purification | None, result: case.Result) -> list[dict[str, Any]]:
+        """What is written of a result."""
+        return [self.identity(purification) | result.report()]
 
 
 def rows_of(job: Job) -> list[dict[str, Any]]:
     """The rows of one image and cell."""
-    cell, attacked, rows = job.cell, None, []
-    for purification in cell.purifications:
-        defense = Defense(_restorer(job.restorer), _purifier(purification))
-        if attacked is None or cell.settings.threat != "oblivious":
+    return [row for purification, result in results_of(job) for row in job.rows(purification, result)]
+
+
+def results_of(job: Job) -> Iterator[tuple[Purification | None, case.Result]]:
+    """Everything that is known of one image and cell, for each purification."""
+    settings, attacked = job.cell.settings, None
+    for purification in job.cell.purifications:
+        overhead.reset_peak()
+        defense = Defense(restorer_of(job.restorer, job.device), purifier_of(purification, job.device))
+        if attacked is None or settings.threat != "oblivious":
             attacked = prepared(defense, job)
-        result = case.finish(case.defend(defense, case.fork(attacked)))
-        for _ in case.resubmit(defense, result, cell.settings.resubmit):
+        result = case.fork(attacked)
+        for _ in chain(case.defend(defense, result), case.resubmit(defense, result, settings.resubmit)):
             pass
-        rows.append(_identity(job.crop, cell, purification) | result.report())
-    return rows
+        yield purification, result
 
 
-@lru_cache(maxsize=1)
-def _restorer(name: str) -> Restorer:
-    return load_restorer(name)
+@lru_cache(maxsize=4)
+def restorer_of(name: str, device: str) -> Restorer:
+    """A restorer that jobs share."""
+    return load_restorer(name).to(device)
 
 
 @lru_cache(maxsize=64)
-def _purifier(purification: Purification) -> nn.Module:
-    return purification.load()
+def purifier_of(purification: Purification | None, device: str) -> nn.Module | None:
+    """A purifier that jobs share."""
+    return purification.load().to(device) if purification else None
 
 
 @lru_cache(maxsize=2)
@@ -100,30 +141,30 @@ def _scene(crop: Crop, scenes: str, size: int) -> Tensor:
 def prepared(defense: Defense, job: Job) -> case.Result:
     """Everything before the defence; under an adaptive threat the attack is made for this very defence."""
     cell, settings, bare = job.cell, job.cell.settings, Defense(defense.restorer)
-    result = _captured(bare, cell, job.crop, job.scenes)
+    result = _captured(bare, job, job.crop)
     result.seed = case.row_seed(settings.seed, job.crop.name, settings.attack, settings.eps, settings.threat, 0)
     if cell.fitted_on:
         delta = _fitted(cell, job.scenes, job.restorer)
         case.place(bare, result, (result.images["captured"] + delta).clamp(0, 1))
     elif settings.attack != "none":
-        case.finish(case.attack(defense, settings, result))
+        job.attack(defense, result)
     for _ in case.control(defense, result):
         pass
     return result
 
 
-def _captured(bare: Defense, cell: Cell, crop: Crop, scenes: str) -> case.Result:
-    """Capture and restored image of a crop, before any attack."""
-    settings = replace(cell.settings, attack="none")
-    return case.finish(case.run(bare, settings, crop.name, scene=_scene(crop, scenes, cell.size)))
+def _captured(bare: Defense, job: Job, photo: Photo) -> case.Result:
+    """Capture and restored image of a photo, before any attack."""
+    settings = replace(job.cell.settings, attack="none")
+    return case.finish(case.run(bare, settings, photo.name, **job.given(photo)))
 
 
 @lru_cache(maxsize=4)
 def _fitted(cell: Cell, scenes: str, restorer: str) -> Tensor:
     """δ (1, 3, H, W) for all captures of `fitted_on`; each worker makes it once."""
-    settings, network = cell.settings, _restorer(restorer)
+    settings, network = cell.settings, restorer_of(restorer, "cpu")
     assert settings.eps is not None and settings.steps is not None
-    results = [_captured(Defense(network), cell, crop, scenes) for crop in cell.fitted_on]
+    results = [_captured(Defense(network), Job(crop, scenes, cell, restorer), crop) for crop in cell.fitted_on]
     *_, last = perturbation(
         network,
         [(result.images["captured"], result.images["clean"]) for result in results],
@@ -134,17 +175,24 @@ def _fitted(cell: Cell, scenes: str, restorer: str) -> Tensor:
     return last.delta
 
 
-def _identity(crop: Crop, cell: Cell, purification: Purification) -> dict[str, Any]:
+def restorer_facts(restorer: str) -> dict[str, str]:
+    """What a row says of its restorer: nothing of the default one."""
+    return {} if restorer == "default" else {"restorer": restorer}
+
+
+def _identity(photo: Photo, cell: Cell, purification: Purification | None) -> dict[str, Any]:
     """What makes a row one of a kind."""
     settings = {key: value for key, value in asdict(cell.settings).items() if key != "seed"}
-    return {"split": crop.split, "image": crop.name, "size": cell.size} | settings | {"purifier": purification.facts()}
+    facts = purification.facts() if purification else None
+    return {"split": photo.split, "image": photo.name, "size": cell.size} | settings | {"purifier": facts}
 
 
 def key_of(row: dict[str, Any]) -> str:
     """The identity of a row as text, whatever else it holds; settings that it lacks have their defaults."""
     settings = Settings(**{name: row[name] for name in SETTINGS if name in row})
     known = {name: value for name, value in asdict(settings).items() if name != "seed"}
-    identity = {name: row[name] for name in ("split", "image", "size", "purifier")} | known
+    named = (*("split", "image", "size", "purifier"), *(name for name in FURTHER if name in row))
+    identity = {name: row[name] for name in named} | known
     return json.dumps(identity, sort_keys=True)
 
 
@@ -156,7 +204,7 @@ def run_jobs(
     Args:
         jobs: one per image and cell.
         partial: grows by one line per job; read back to resume.
-        workers: processes of one thread each.
+        workers: processes of one thread each; 0 computes in this one.
         known: rows that are there already, of the same weights.
 
     Raises:
@@ -166,31 +214,58 @@ def run_jobs(
     missing = [job for job in jobs if not job.keys() <= done]
     count = len(jobs) - len(missing)
     yield count, len(jobs)
-    if not missing:
+    for rows in _measured(missing, workers):
+        _append(partial, rows)
+        count += 1
+        yield count, len(jobs)
+
+
+def _measured(jobs: Sequence[Job], workers: int) -> Iterator[list[dict[str, Any]]]:
+    """The rows of each job, as they are known."""
+    if not jobs or workers == 0:
+        yield from map(rows_of, jobs)
         return
     # Spawned, not forked: torch's thread pool does not survive a fork.
-    with ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=_single_thread) as pool:
-        futures = [pool.submit(rows_of, job) for job in missing]
+    with ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=_start_worker) as pool:
         try:
-            for future in as_completed(futures):
-                _append(partial, future.result())
-                count += 1
-                yield count, len(jobs)
+            for future in as_completed([pool.submit(rows_of, job) for job in jobs]):
+                yield future.result()
+        except BrokenProcessPool as error:
+            raise UDCDefenseError(
+                f"one of {workers} processes was ended, perhaps for want of memory; what was finished is kept."
+            ) from error
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
 
 
-def _single_thread() -> None:
+def _start_worker() -> None:
+    """One thread; Ctrl-C ends it in silence, and a parent that was killed takes it along."""
     torch.set_num_threads(1)
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    parent = parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)
 
 
 def _append(path: Path, rows: list[dict[str, Any]]) -> None:
-    """One line per image, then to disk: a kill leaves all rows of an image or none."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with open(path, "ab") as file:
-        file.write(json.dumps(rows).encode() + b"\n")
-        file.flush()
-        os.fsync(file.fileno())
+    """One line per image, then to disk: a kill leaves all rows of an image or none.
+
+    Raises:
+        UDCDefenseError: the disk is full, or the file cannot be written for another reason.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with open(path, "ab") as file:
+            file.write(json.dumps(rows).encode() + b"\n")
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as error:
+        raise UDCDefenseError(f"{path}: cannot be written ({error.strerror}); what was finished is kept.") from error
 
 
 def read_rows(path: Path) -> list[dict[str, Any]]:
@@ -276,9 +351,11 @@ def checkpoint_sums(restorer: str, *purifiers: str) -> dict[str, str]:
     return {f"{kind} {name}": weights_sum(name, kind) for kind, name in used}
 
 
-def checkpoints_of(jobs: Iterable[Job]) -> dict[str, str]:
-    """sha256 of the weights that jobs take: the default restorer, purifiers, and the guide where one is asked."""
-    faced = {purification for job in jobs for purification in job.cell.purifications if not purification.is_transform}
+def checkpoints_of(jobs: Sequence[Job]) -> dict[str, str]:
+    """sha256 of the weights that jobs take: restorers, purifiers, and the guide where one is asked."""
+    asked = {purification for job in jobs for purification in job.cell.purifications}
+    faced = {purification for purification in asked if purification and not purification.is_transform}
     guides = ["default"] if any(purification.guide == "feature" for purification in faced) else []
-    sums = checkpoint_sums("default", *sorted({purification.weights for purification in faced}))
+    sums = {f"restorer {name}": weights_sum(name, "restorer") for name in sorted({job.restorer for job in jobs})}
+    sums |= {f"purifier {name}": weights_sum(name, "purifier") for name in sorted({p.weights for p in faced})}
     return sums | {f"guide {name}": weights_sum(name, "guide") for name in guides}

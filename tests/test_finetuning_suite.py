@@ -1,0 +1,115 @@
+"""The protocol of fine-tuning: what each crop meets, and what the tables and the verdict say of known rows."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from udc_defense.evaluation import finetuning_suite, finetuning_tables
+from udc_defense.evaluation.entry import Entry
+from udc_defense.evaluation.finetuning_suite import (
+    BASE,
+    EPSILONS,
+    NETWORKS,
+    features,
+    knowing,
+    queries,
+    recovered,
+    smallest,
+    unknowing,
+)
+from udc_defense.evaluation.runner import CENTRE, Cell, Job, Results
+from udc_defense.scenes import Crop
+
+# PSNR on clean captures; what PGD leaves at any ε without and with the purifier; what it leaves who knows the purifier.
+CLEAN, BARE, PURIFIED, KNOWN = 28.0, 13.0, 24.0, 20.0
+
+
+def rows(entry: Entry, **psnr: float) -> list[dict[str, Any]]:
+    """Of four crops, of which two are adaptive; only these meet what costs more."""
+    found = []
+    for index in range(4):
+        adaptive = index < 2
+        if not adaptive and not entry.title.startswith("PGD-20, "):
+            continue
+        crop = Crop("heldout", f"{index}.hdr", "perspective", 0, 0, 80, adaptive)
+        job = Job(crop, "", Cell(entry.settings(0), (entry.purification,), size=CENTRE), entry.restorer)
+        scores = {"restored": CLEAN, "attacked_restored": BARE, "defended_clean": CLEAN - 1} | psnr
+        scores |= {"noise_restored": CLEAN - 0.5}
+        (identity,) = (job.identity(p) for p in job.cell.purifications)
+        found.append(identity | {"psnr": scores, "ssim": scores, "search": {"delta_rms": 2.5}})
+    return found
+
+
+def results(bare: dict[str, float], known: dict[str, float]) -> Results:
+    """Networks that differ from the constants above in what PGD leaves."""
+    found: list[dict[str, Any]] = []
+    for network in NETWORKS:
+        left = {"attacked_restored": bare.get(network, BARE), "defended_attacked": PURIFIED}
+        others = [make(network) for make in (features, smallest, queries)]
+        for entry in (*(unknowing(network, eps) for eps in EPSILONS), *others):
+            found += rows(entry, **left)
+        for eps in (2.0, 4.0, 8.0):
+            found += rows(knowing(network, eps), **(left | {"defended_attacked": known.get(network, KNOWN)}))
+    return Results("make results", 0, {}, {}, "", {}, found)
+
+
+@pytest.fixture(autouse=True)
+def every_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(finetuning_tables, "measured", lambda results: NETWORKS)
+
+
+def test_each_crop_meets_what_it_should(tmp_path: Path) -> None:
+    crops = tmp_path / "crops.csv"
+    lines = ["split,path,kind,yaw_deg,pitch_deg,fov_deg,box,adaptive"]
+    lines += [f"val,street.hdr,perspective,{yaw},0,80,,{int(yaw == 0)}" for yaw in (0, 90, 180)]
+    crops.write_text("\n".join(lines) + "\n")
+    jobs = list(finetuning_suite.jobs(tmp_path, crops, None, 0))
+    cheap, costly = len(EPSILONS) * len(NETWORKS), 6 * len(NETWORKS)
+    assert len(jobs) == 3 * cheap + costly
+    assert len(set().union(*(job.keys() for job in jobs))) == len(jobs), "rows of two networks are told apart"
+
+
+def test_the_recovered_share_is_of_the_base_network() -> None:
+    found = results({"adversarial": 22.0}, {})
+    assert recovered(found, BASE, "heldout", "attacked_restored") == 0
+    assert recovered(found, "adversarial", "heldout", "attacked_restored") == pytest.approx(9 / 15)
+    assert recovered(found, "noisy", "heldout", "defended_attacked") == pytest.approx(11 / 15)
+
+
+def test_a_line_per_system() -> None:
+    found = results({"adversarial": 22.0}, {"purified": 21.0})
+    lines = finetuning_tables.table(found, "heldout").splitlines()
+    assert len(lines) == 2 + 2 * len(NETWORKS) and len({line.count("|") for line in lines}) == 1
+    assert lines[2].startswith("| base network | 28.00 | 13.00 | 13.00 | 13.00 | 13.00 | 0% |")
+    assert lines[2].endswith("| 2.50 |") and lines[3].endswith("|  |")
+    assert "| adversarially fine-tuned | 28.00 | 22.00 | 22.00 | 22.00 | 22.00 | 60% |" in "\n".join(lines)
+
+
+def test_who_knows_it_is_as_strong_as_can_be() -> None:
+    """Behind the purifier, the rows of the exact gradient; without, the same crops' plain PGD."""
+    found = results({"adversarial": 22.0}, {"purified": 21.0})
+    lines = finetuning_tables.adaptive_table(found, "heldout").splitlines()
+    assert lines[0].count("knowing it") == 3
+    assert any(line.startswith("| adversarially fine-tuned | 28.00 | 22.00 |") for line in lines)
+    purified = next(line for line in lines if line.startswith("| fine-tuned on purified captures (the paper's) + "))
+    assert purified.split(" | ")[2:5] == ["21.00", "21.00", "21.00"]
+    assert all("27.50" in line for line in lines[2:] if "+ purify" not in line)
+
+
+@pytest.mark.parametrize(
+    ("bare", "known", "words"),
+    [
+        ({"adversarial": 23.0}, {}, "**adversarially fine-tuned** keeps most: 23.0 dB, for 0.0 dB of 28.0 dB"),
+        (
+            {},
+            {"purified": 25.0},
+            "**fine-tuned on purified captures (the paper's) + purify** keeps most: 25.0 dB, for 1.0",
+        ),
+    ],
+)
+def test_the_verdict_names_whichever_wins(bare: dict[str, float], known: dict[str, float], words: str) -> None:
+    text = finetuning_tables.verdict(results(bare, known))
+    assert words in text and "the base network alone keeps 13.0 dB" in text and "(2 held-out crops" in text

@@ -1,0 +1,192 @@
+"""Runs a plan: sharded over processes, resumed after a kill, merged into one file of rows.
+
+A run folder holds `run.json` (what is measured and with what, written first), `rows.jsonl`, `examples/` and
+`summary.json` (written last). While it runs, each process appends to a file of its own in `parts/`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from udc_defense.checkpoints import weights_sum
+from udc_defense.defense import Defense
+from udc_defense.errors import SettingError, UDCDefenseError
+from udc_defense.evaluation.examples import write_examples
+from udc_defense.evaluation.overhead import overhead
+from udc_defense.evaluation.plan import Plan, Row
+from udc_defense.evaluation.protocol import defense_name
+from udc_defense.evaluation.runner import key_of, purifier_of, read_rows, restorer_of, run_jobs, versions
+from udc_defense.evaluation.summary import summarize
+from udc_defense.images import write_file
+from udc_defense.metrics import METRICS
+from udc_defense.training.loop import hardware
+
+RUN, ROWS, SUMMARY, TABLE, PARTS = "run.json", "rows.jsonl", "summary.json", "rows.parquet", "parts"
+# Of run.json: what may differ when a run goes on.
+INCIDENTAL = ("command", "versions", "hardware", "processes")
+
+
+@dataclass(frozen=True)
+class Team:
+    """The processes of `accelerate launch`: which one this is, of how many, on what, and where they meet."""
+
+    index: int = 0
+    count: int = 1
+    device: str | None = None
+    wait: Callable[[], Any] = lambda: None
+
+
+def team() -> Team:
+    """This process among those that `accelerate launch` has started; alone without it.
+
+    Raises:
+        SettingError: there are several, and accelerate is not installed.
+    """
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        return Team()
+    try:
+        from accelerate import PartialState
+    except ImportError as error:
+        raise SettingError('several processes need accelerate: pip install "udc-defense[train]".') from error
+    state = PartialState()
+    return Team(state.process_index, state.num_processes, str(state.device), state.wait_for_everyone)
+
+
+def facts(plan: Plan, processes: int) -> dict[str, Any]:
+    """What `run.json` says of a plan: what is measured, and with what.
+
+    Raises:
+        CheckpointError: a network cannot be had.
+    """
+    restorers = list(dict.fromkeys(name for names in plan.restorers.values() for name in names))
+    used = [("restorer", name) for name in restorers]
+    used += [("purifier", p.weights) for p in plan.defenses if not p.is_transform]
+    used += [("guide", "default") for p in plan.defenses if p.guide == "feature"]
+    return {
+        "seed": plan.seed,
+        "panel": plan.panel,
+        "size": plan.protocol.size,
+        "photos": [photo.name for photo in plan.photos],
+        "degradations": list(plan.restorers),
+        "restorers": restorers,
+        "defenses": [{"name": defense_name(p)} | p.facts() for p in (*plan.defenses, *plan.trivial)],
+        "metrics": [*METRICS, *(["lpips"] if plan.protocol.perceptual else [])],
+        "attacks": list(dict.fromkeys(task.title for task in plan.tasks(plan.photos[:1]))),
+        "checkpoints": {f"{kind} {name}": weights_sum(name, kind) for kind, name in used},
+        "versions": versions(),
+        "hardware": hardware(torch.device(plan.device)),
+        "processes": processes,
+    }
+
+
+def run(plan: Plan, out: Path, about: dict[str, Any], workers: int, team: Team) -> Iterator[tuple[int, int]]:
+    """Measure what is missing in `out`; yields (jobs done, jobs of all) of this process.
+
+    Args:
+        plan: what is measured.
+        out: the run folder, shared by the processes of a team.
+        about: goes into `run.json`.
+        workers: processes that this one starts, of one thread each; 0 computes in this one.
+        team: of `accelerate launch`; each process measures its share of the images.
+
+    Raises:
+        UDCDefenseError: the folder holds another run or cannot be written, or an image or a network cannot be used.
+    """
+    if team.index == 0:
+        _claim(out, about)
+        merge(out)
+    team.wait()
+    tasks = plan.tasks(plan.photos[team.index :: team.count])
+    try:
+        yield from run_jobs(tasks, out / PARTS / f"{team.index}.jsonl", workers, read(out))
+    except BaseException:
+        if team.count == 1:
+            with contextlib.suppress(UDCDefenseError):  # on a full disk the parts stay
+                merge(out)
+        raise
+    team.wait()
+    if team.index == 0:
+        merge(out)
+
+
+def _claim(out: Path, about: dict[str, Any]) -> None:
+    """Say what the folder is for; a run that began with anything else must not be mixed in."""
+    path, about = out / RUN, json.loads(json.dumps(about))
+    if path.is_file():
+        try:
+            known = json.loads(path.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise SettingError(f"{path}: cannot be read as JSON; name another --out.") from error
+        for name in (name for name in about if name not in INCIDENTAL):
+            if known.get(name) != about[name]:
+                raise SettingError(f"{out}: holds a run with other {name}, {known.get(name)}; name another --out.")
+    write_file(path, (json.dumps(about, indent=1) + "\n").encode())
+    (out / SUMMARY).unlink(missing_ok=True)
+
+
+def read(out: Path) -> list[Row]:
+    """The rows that are merged."""
+    path = out / ROWS
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.is_file() else []
+
+
+def merge(out: Path) -> None:
+    """Move the rows of all parts into one file, each once, in an order that does not depend on who measured them."""
+    parts = sorted((out / PARTS).glob("*.jsonl"))
+    rows = {key_of(row): row for row in read(out)}
+    rows |= {key_of(row): row for part in parts for row in read_rows(part)}
+    text = "".join(json.dumps(rows[key]) + "\n" for key in sorted(rows))
+    write_file(out / ROWS, text.encode())
+    shutil.rmtree(out / PARTS, ignore_errors=True)
+
+
+def finish(plan: Plan, out: Path) -> None:
+    """From the rows to what is read: the honesty list, the pictures of the first defence's headline, a Parquet file."""
+    rows = read(out)
+    summary = summarize(rows) | {"cost": _costs(plan)}
+    write_examples(plan, rows, out / "examples")
+    write_parquet(rows, out / TABLE)
+    write_file(out / SUMMARY, (json.dumps(summary, indent=1) + "\n").encode())
+
+
+def _costs(plan: Plan) -> list[Row]:
+    """Overhead of each defence with the first restorer."""
+    restorer = restorer_of(next(iter(plan.restorers.values()))[0], plan.device)
+    purifications = (None, *plan.defenses, *plan.trivial)
+    defenses = [Defense(restorer, purifier_of(p, plan.device)) for p in purifications]
+    found = overhead(defenses, plan.protocol.size, plan.device)
+    return [{"defense": defense_name(p)} | cost for p, cost in zip(purifications, found, strict=True)]
+
+
+def write_parquet(rows: list[Row], path: Path) -> None:
+    """The same rows in columns such as `psnr.restored`; nothing where pyarrow is not installed."""
+    try:
+        import pyarrow
+        import pyarrow.parquet
+    except ImportError:
+        return
+    flat = [_flat(row) for row in rows]
+    names = dict.fromkeys(name for row in flat for name in row)
+    buffer = pyarrow.BufferOutputStream()
+    pyarrow.parquet.write_table(pyarrow.table({name: [row.get(name) for row in flat] for name in names}), buffer)
+    write_file(path, buffer.getvalue().to_pybytes())
+
+
+def _flat(row: Row, prefix: str = "") -> Row:
+    """Nested values as columns of their own, lists and options of attacks as JSON."""
+    flat: Row = {}
+    for key, value in row.items():
+        if isinstance(value, dict) and key != "options":
+            flat |= _flat(value, f"{prefix}{key}.")
+        else:
+            flat[prefix + key] = json.dumps(value) if isinstance(value, list | dict) else value
+    return flat

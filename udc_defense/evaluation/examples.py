@@ -1,0 +1,54 @@
+"""The pictures behind a headline: its best and its worst image, computed again and written as PNGs."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from udc_defense.evaluation.case import KEYS
+from udc_defense.evaluation.plan import Plan, Row, Task
+from udc_defense.evaluation.protocol import defense_name
+from udc_defense.evaluation.runner import key_of, results_of
+from udc_defense.evaluation.summary import final, worst_setting
+from udc_defense.images import write_file, write_png
+
+WRITTEN = ("clean", *KEYS)
+
+
+def write_examples(plan: Plan, rows: Sequence[Row], folder: Path) -> None:
+    """`best/` and `worst/` with the stages of an image each, and `examples.json`.
+
+    Of the first restorer with the first defence; of nothing where no attack at the headlines' radius was measured.
+
+    Args:
+        plan: that measured the rows.
+        rows: of the evaluation.
+        folder: is made.
+    """
+    degradation, restorers = next(iter(plan.restorers.items()))
+    setting = worst_setting(rows, degradation, restorers[0], defense_name(next(iter(plan.defenses), None)))
+    if not setting:
+        return
+    owners = ((task, task.keys()) for task in plan.tasks())
+    tasks = {key: task for task, keys in owners for key in keys}
+    found = []
+    for kind, row in (("best", max(setting, key=final)), ("worst", min(setting, key=final))):
+        _write_stages(tasks[key_of(row)], row, folder / kind)
+        told = {
+            name: row[name]
+            for name in ("image", "restorer", "defense", "degradation", "attack", "threat", "eps", "psnr")
+        }
+        found.append({"folder": kind, "kind": kind} | told)
+    write_file(folder / "examples.json", (json.dumps(found, indent=1) + "\n").encode())
+
+
+def _write_stages(task: Task, row: Row, folder: Path) -> None:
+    (purification,) = (p for p in task.cell.purifications if (p.facts() if p else None) == row["purifier"])
+    settings = replace(task.cell.settings, resubmit=0)
+    alone = replace(task, cell=replace(task.cell, settings=settings, purifications=(purification,)))
+    ((_, result),) = results_of(alone)
+    for stage in WRITTEN:
+        if stage in result.images:
+            write_png(result.images[stage], folder / f"{stage}.png")

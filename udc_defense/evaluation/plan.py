@@ -1,0 +1,226 @@
+"""What an evaluation measures: images, restorers, defences and a protocol, as jobs for the runner.
+
+A row is one image × degradation × restorer × attack × ε × threat × defence × draw: draw 0 is the defence's one answer
+with everything that is known of it, the others are the PSNR of its answers to the same images under fresh noise.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+from udc_defense.attacks.lpips import load_lpips
+from udc_defense.defense import Defense
+from udc_defense.evaluation import case, overhead
+from udc_defense.evaluation.case import Settings
+from udc_defense.evaluation.degradations import DEGRADATIONS
+from udc_defense.evaluation.entry import Entry
+from udc_defense.evaluation.protocol import Protocol, applies, defense_name, threat_of
+from udc_defense.evaluation.purification import Purification
+from udc_defense.evaluation.runner import Cell, Job, Photo, key_of, restorer_of
+from udc_defense.metrics import METRICS, psnr
+from udc_defense.noise import seeded
+from udc_defense.samples import scene_of
+from udc_defense.scenes import Pair, clean_image
+
+UDC, PAIRS = "udc", "pairs"  # captures that are simulated, and those that were taken
+TRANSFERRED = Entry("PGD-20", "pgd")  # the attack whose examples go from restorer to restorer
+
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Bundled:
+    """A scene that needs no data, by its title."""
+
+    name: str
+    split: str = "bundled"
+
+
+@dataclass(frozen=True)
+class Captured:
+    """A capture that was taken, and its ground truth."""
+
+    pair: Pair
+    split: str = PAIRS
+
+    @property
+    def name(self) -> str:
+        return self.pair.name
+
+
+@dataclass(frozen=True)
+class Task(Job):
+    """A job of an evaluation.
+
+    Attributes:
+        degradation: `udc`, `pairs`, or a name of `DEGRADATIONS`.
+        title: of the attack's setting.
+        made_on: another restorer, whose white-box attack this one gets.
+        trivial: the purifications that are there to be beaten.
+        perceptual: LPIPS is measured, too.
+    """
+
+    degradation: str = UDC
+    title: str = ""
+    made_on: str | None = None
+    trivial: tuple[Purification, ...] = ()
+    perceptual: bool = False
+
+    def identity(self, purification: Purification | None) -> Row:
+        """What makes rows one of a kind, but for the draw."""
+        further = {"restorer": self.restorer, "degradation": self.degradation}
+        return super().identity(purification) | further | ({"made_on": self.made_on} if self.made_on else {})
+
+    def keys(self) -> set[str]:
+        """Of the rows it makes."""
+        times = self.cell.settings.resubmit
+        faced = [(p, draw) for p in self.cell.purifications for draw in range(1 + (times if p else 0))]
+        return {key_of(self.identity(purification) | {"draw": draw}) for purification, draw in faced}
+
+    def given(self, photo: Photo) -> dict[str, Tensor]:
+        """The light, or the degraded image and its ground truth."""
+        if isinstance(photo, Captured):
+            captured, truth = (centre(image, self.cell.size) for image in photo.pair.load())
+            return {"captured": captured, "truth": truth}
+        bundled = isinstance(photo, Bundled)
+        scene = scene_of(photo.name, self.cell.size) if bundled else super().given(photo)["scene"]
+        if self.degradation == UDC:
+            return {"scene": scene}
+        clean = clean_image(scene)
+        seed = case.row_seed(self.cell.settings.seed, photo.name, "capture", 0, self.degradation, 0)
+        return {"captured": DEGRADATIONS[self.degradation](clean, seeded(seed)), "truth": clean}
+
+    def attack(self, defense: Defense, result: case.Result) -> None:
+        """Attack the capture, or take the attack that another restorer's gradient makes."""
+        if self.made_on is None:
+            super().attack(defense, result)
+            return
+        super().attack(Defense(restorer_of(self.made_on, self.device)), result)
+        case.place(defense, result, result.images["attacked_input"])
+
+    def rows(self, purification: Purification | None, result: case.Result) -> list[Row]:
+        """One per draw."""
+        said = {
+            "title": self.title,
+            "defense": defense_name(purification),
+            "trivial": purification in self.trivial,
+        }
+        identity = self.identity(purification) | said
+        first = result.report()
+        first |= {name: result.scores(name) for name in METRICS if name not in first}
+        if self.perceptual:
+            first["lpips"] = result.compared(_lpips, result.reference)
+        first["psnr_to_clean_output"] = result.compared(psnr, result.images["restored"])
+        first["peak_memory_mb"] = overhead.peak_mb(self.device)
+        answers = [
+            {"psnr": {key: round(values[draw], 4) for key, values in result.resubmitted.items()}}
+            for draw in range(self.cell.settings.resubmit if purification else 0)
+        ]
+        return [identity | {"draw": draw} | found for draw, found in enumerate((first, *answers))]
+
+
+def centre(image: Tensor, size: int) -> Tensor:
+    """The centre size × size of an image (1, 3, H, W), or as much of it as there is."""
+    top, left = (max(0, (side - size) // 2) for side in image.shape[-2:])
+    return image[..., top : top + size, left : left + size]
+
+
+def _lpips(image: Tensor, reference: Tensor) -> Tensor:
+    return load_lpips(image.device, image.dtype)(image.clamp(0, 1), reference.clamp(0, 1))
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What an evaluation measures.
+
+    Attributes:
+        protocol: attacks, plain transforms, sizes.
+        photos: whose captures are attacked.
+        scenes: the folder of crops; empty for other photos.
+        restorers: names by degradation.
+        defenses: under test.
+        brief: degradations that get the protocol's shorter part.
+    """
+
+    protocol: Protocol
+    photos: tuple[Photo, ...]
+    scenes: str
+    restorers: Mapping[str, tuple[str, ...]]
+    defenses: tuple[Purification, ...]
+    brief: tuple[str, ...] = ()
+    panel: str = "axon20"
+    seed: int = 0
+    device: str = "cpu"
+
+    @property
+    def trivial(self) -> tuple[Purification, ...]:
+        """The plain transforms that are not themselves under test."""
+        return tuple(purification for purification in self.protocol.trivial if purification not in self.defenses)
+
+    def tasks(self, photos: Sequence[Photo] | None = None) -> list[Task]:
+        """What is to be done for some of the photos, or all; each row once."""
+        chosen = self.photos if photos is None else photos
+        tasks: list[Task] = []
+        known: set[str] = set()
+        for degradation in self.restorers:
+            for task in self._of_degradation(degradation, chosen):
+                if not task.keys() <= known:
+                    tasks.append(task)
+                    known |= task.keys()
+        return tasks
+
+    def _of_degradation(self, degradation: str, photos: Sequence[Photo]) -> Iterator[Task]:
+        protocol, is_brief = self.protocol, degradation in self.brief
+        trivial = () if is_brief else self.trivial
+        entries = protocol.elsewhere if is_brief else (*protocol.oblivious, *protocol.adaptive)
+        few = [photo for photo in photos if photo in self.photos[: protocol.eot_images]]
+        for restorer in self.restorers[degradation]:
+            target = (degradation, restorer)
+            for entry in entries:
+                shared = threat_of(entry) == "oblivious"
+                faced = [(None, *self.defenses, *trivial)] if shared else _each(entry, self.defenses)
+                yield from self._tasks(target, entry, faced, photos)
+            if is_brief:
+                continue
+            for entry in protocol.on_trivial:
+                yield from self._tasks(target, entry, _each(entry, trivial), photos)
+            for entry in protocol.eot:
+                yield from self._tasks(target, entry, _each(entry, self.defenses), few)
+            others = self.restorers[degradation]
+            for other in others if len(others) > 1 else ():
+                made_on = other if other != restorer else None
+                yield from self._tasks(target, TRANSFERRED, [(None,)], photos, made_on)
+
+    def _tasks(
+        self,
+        target: tuple[str, str],
+        entry: Entry,
+        faced: Sequence[tuple[Purification | None, ...]],
+        photos: Sequence[Photo],
+        made_on: str | None = None,
+    ) -> Iterator[Task]:
+        """One per photo and group of purifications that face the same attacked image."""
+        settings = Settings(attack=entry.attack, seed=self.seed, panel=self.panel, **entry.changes)
+        for purifications in faced:
+            cell = Cell(settings, purifications, size=self.protocol.size)
+            for photo in photos:
+                yield Task(
+                    photo,
+                    self.scenes,
+                    cell,
+                    target[1],
+                    self.device,
+                    degradation=target[0],
+                    title=entry.title if made_on is None else f"{entry.title}, made on {made_on}",
+                    made_on=made_on,
+                    trivial=self.trivial,
+                    perceptual=self.protocol.perceptual,
+                )
+
+
+def _each(entry: Entry, purifications: Sequence[Purification]) -> list[tuple[Purification]]:
+    return [(purification,) for purification in purifications if applies(entry, purification)]

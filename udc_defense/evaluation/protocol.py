@@ -1,0 +1,240 @@
+"""What `evaluate` measures: presets of attacks by what the attacker knows, and the defences that face them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
+from typing import Any
+
+import torch
+
+from udc_defense.attacks import ATTACKS
+from udc_defense.errors import SettingError
+from udc_defense.evaluation.attack_suite import ADAPTIVE, OBLIVIOUS
+from udc_defense.evaluation.entry import Entry
+from udc_defense.evaluation.purification import Purification
+from udc_defense.evaluation.purifier_suite import CHOSEN, evaluations
+from udc_defense.evaluation.spine import DEFAULT
+from udc_defense.purifiers import SAMPLERS
+from udc_defense.threats import KINDS
+
+RADIUS = 4.0  # of headlines, in 1/255, L∞
+LARGEST = 64.0  # a radius at which no restorer can hold
+EOT = "EOT"
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """A preset.
+
+    Attributes:
+        size: side of the centre of each image that is measured, in pixels.
+        images: at most.
+        oblivious: attacks on the bare restorer, whose images every defence faces.
+        adaptive: attacks made for each defence under test.
+        trivial: plain transforms that a defence must beat.
+        on_trivial: attacks made for each of them.
+        eot: gradients averaged over so many draws of a defence's noise, to see whether more of them hurt more.
+        eot_images: at most, for these are dear.
+        elsewhere: attacks of both kinds on the other degradations, where no restorer was named.
+        perceptual: LPIPS is measured, where its weights can be had.
+    """
+
+    size: int
+    images: int | None
+    oblivious: tuple[Entry, ...]
+    adaptive: tuple[Entry, ...]
+    trivial: tuple[Purification, ...]
+    on_trivial: tuple[Entry, ...]
+    eot: tuple[Entry, ...]
+    eot_images: int
+    elsewhere: tuple[Entry, ...]
+    perceptual: bool = True
+
+    def narrowed(self, attacks: Sequence[str] | None, threats: Sequence[str] | None) -> Protocol:
+        """Of these attacks and threats alone; an attack that the preset lacks comes with its own defaults.
+
+        Raises:
+            SettingError: a name is unknown, or nothing is left.
+        """
+        for threat in threats or ():
+            if threat not in KINDS:
+                raise SettingError(f"threat {threat!r} is not one of {', '.join(KINDS)}.")
+        added = self._added(attacks or (), threats or KINDS)
+        parts = {"oblivious": added, "adaptive": added, "on_trivial": (), "eot": (), "elsewhere": added}
+        kept: dict[str, Any] = {
+            part: tuple(
+                entry
+                for entry in (*getattr(self, part), *new)
+                if (attacks is None or entry.attack in attacks)
+                and (threats is None or threat_of(entry) in threats)
+                and (part == "elsewhere" or (threat_of(entry) == "oblivious") == (part == "oblivious"))
+            )
+            for part, new in parts.items()
+        }
+        if not kept["oblivious"] and not kept["adaptive"]:
+            raise SettingError(f"attacks {attacks} under threats {threats}: nothing is left to measure.")
+        return replace(self, **kept)
+
+    def _added(self, attacks: Sequence[str], threats: Sequence[str]) -> tuple[Entry, ...]:
+        known = {entry.attack for entry in (*self.oblivious, *self.adaptive)}
+        new = [name for name in attacks if ATTACKS.get(name) and name not in known]
+        return tuple(Entry(f"{name}, {threat}", name, {"threat": threat}) for name in new for threat in threats)
+
+
+def threat_of(entry: Entry) -> str:
+    """What the attacker of an entry knows."""
+    return entry.changes.get("threat", "oblivious")
+
+
+def applies(entry: Entry, purification: Purification) -> bool:
+    """Whether such an attacker can attack a defence, and differs from one who is asked anyway."""
+    threat = threat_of(entry)
+    if threat == "surrogate":
+        per_draw = evaluations(purification) / purification.draws
+        return per_draw > entry.changes.get("surrogate_steps", 2)
+    return threat != "exact" or not ATTACKS.get(entry.attack).white_box or has_gradient(purification)
+
+
+def has_gradient(purification: Purification) -> bool:
+    """Whether autograd gets through; every sampler of the diffusion model is differentiable."""
+    if not purification.is_transform:
+        return True
+    with torch.enable_grad():
+        return purification.load()(torch.rand(1, 3, 8, 8, requires_grad=True)).requires_grad
+
+
+def defense_name(purification: Purification | None) -> str:
+    """As `--defense` takes it: none, default, jpeg:75, or ddim:noise_level=20,steps=3."""
+    if purification is None:
+        return "none"
+    if purification == DEFAULT:
+        return "default"
+    if purification.is_transform:
+        return f"{purification.sampler}:{purification.strength:g}"
+    plain = Purification(purification.sampler, DEFAULT.noise_level)
+    values = {field.name: getattr(purification, field.name) for field in fields(purification)}
+    options = ",".join(f"{name}={value}" for name, value in values.items() if value != getattr(plain, name))
+    return f"{purification.sampler}:{options}" if options else purification.sampler
+
+
+def parse_defense(name: str) -> Purification | None:
+    """The defence of such a name.
+
+    Raises:
+        SettingError: it means none, or an option has no value of its type.
+    """
+    if name in ("none", "default"):
+        return DEFAULT if name == "default" else None
+    sampler, _, text = name.partition(":")
+    options: dict[str, Any] = {"noise_level": DEFAULT.noise_level} if sampler in SAMPLERS.names() else {}
+    try:
+        for part in filter(None, text.split(",")):
+            key, equals, value = part.partition("=")
+            options |= {key: _typed(key, value)} if equals else {"strength": float(part)}
+        purification = Purification(sampler, **options)
+        purification.load()
+    except (KeyError, TypeError, ValueError) as error:
+        problem = f" ({error})" if isinstance(error, SettingError) else ""
+        raise SettingError(
+            f"defense {name!r} is not none, default, TRANSFORM[:STRENGTH] or SAMPLER[:OPTION=VALUE,…]{problem}."
+        ) from error
+    return purification
+
+
+def _typed(key: str, value: str) -> Any:
+    kind = str({field.name: field.type for field in fields(Purification)}[key])
+    if kind == "bool":
+        return value == "True"
+    return int(value) if kind == "int" else float(value) if "float" in kind else value
+
+
+def _pgd(words: str, threat: str = "oblivious", **changes: Any) -> Entry:
+    title = f"{words}, {threat}" if threat != "oblivious" else words
+    return Entry(title, "pgd", {"threat": threat} | changes if threat != "oblivious" else changes)
+
+
+def _eot(steps: int, *draws: int) -> tuple[Entry, ...]:
+    return tuple(_pgd(f"{EOT}: PGD-{steps}, draws {k}", "exact", steps=steps, draws=k) for k in draws)
+
+
+def _is_general(entry: Entry) -> bool:
+    of_features = entry.changes.get("objective", "").startswith("feature:")
+    return entry.attack not in ("universal", "random_noise") and not of_features
+
+
+def _trivial(*families: str) -> tuple[Purification, ...]:
+    return tuple(CHOSEN[family] for family in families)
+
+
+ASKED_AGAIN: dict[str, Any] = {"resubmit": 4}
+QUICK = Protocol(
+    size=80,
+    images=4,
+    oblivious=(
+        Entry("FGSM", "fgsm"),
+        _pgd("PGD-20", **ASKED_AGAIN),
+        _pgd("PGD-20, ε = 2", eps=2.0),
+        _pgd("PGD-20, ε = 8", eps=8.0),
+        Entry("Square, 100 queries", "square", {"steps": 100}),
+    ),
+    adaptive=(
+        Entry("FGSM, exact", "fgsm", {"threat": "exact"}),
+        _pgd("PGD-10", "bpda", steps=10, **ASKED_AGAIN),
+        _pgd("PGD-10, ε = 2", "bpda", steps=10, eps=2.0),
+        _pgd("PGD-10, ε = 8", "bpda", steps=10, eps=8.0),
+        _pgd(f"PGD-10, ε = {LARGEST:g}", "bpda", steps=10, eps=LARGEST),
+        _pgd("PGD-10", "exact", steps=10, **ASKED_AGAIN),
+        Entry("Square, 20 queries", "square", {"threat": "exact", "steps": 20}),
+    ),
+    trivial=_trivial("bit depth", "JPEG", "Gaussian blur", "smaller and back"),
+    on_trivial=(_pgd("PGD-10", "bpda", steps=10), _pgd("PGD-10", "exact", steps=10)),
+    eot=_eot(4, 1, 4),
+    eot_images=2,
+    elsewhere=(_pgd("PGD-20"), _pgd("PGD-10", "bpda", steps=10)),
+    perceptual=False,
+)
+
+# What the paper attacks with (arXiv 2402.13629): PGD of 20 steps at four radii, C&W with 9 bisections, SimBA of 1000
+# iterations, a perceptual loss; and the attackers whom it left out, who know the defence.
+ALL_TRIVIAL = tuple(purification for purification in CHOSEN.values() if purification.is_transform)
+PAPER = Protocol(
+    size=256,
+    images=None,
+    oblivious=(
+        Entry("FGSM", "fgsm"),
+        _pgd("PGD-20", resubmit=8),
+        *(_pgd(f"PGD-20, ε = {eps:g}", eps=eps) for eps in (1.0, 2.0, 8.0)),
+        _pgd("PGD-20 on MS-SSIM", objective="ms_ssim"),
+        Entry("C&W to 15 dB", "cw", {"options": {"psnr": 15.0}}),
+        Entry("SimBA, 1000 iterations", "simba"),
+    ),
+    adaptive=(
+        Entry("FGSM, exact", "fgsm", {"threat": "exact"}),
+        _pgd("PGD-20", "bpda", resubmit=8),
+        _pgd("PGD-20", "surrogate", resubmit=8),
+        _pgd("PGD-20", "exact", resubmit=8),
+        *(_pgd(f"PGD-20, ε = {eps:g}", "exact", eps=eps) for eps in (1.0, 2.0, 8.0, LARGEST)),
+        Entry("Square, 200 queries", "square", {"threat": "exact", "steps": 200}),
+    ),
+    trivial=ALL_TRIVIAL,
+    on_trivial=(_pgd("PGD-20", "bpda"), _pgd("PGD-20", "exact")),
+    eot=_eot(10, 1, 4, 8),
+    eot_images=8,
+    elsewhere=(_pgd("PGD-20"), _pgd("PGD-20", "bpda"), _pgd("PGD-20", "exact")),
+)
+
+# Every attack of results/attacks.json, made for whatever defence is measured, but for those that need other images to
+# be fitted on or know a layer of the embedded network; random noise is every attack's control.
+FULL = replace(
+    PAPER,
+    size=128,
+    oblivious=tuple(entry for entry in OBLIVIOUS if _is_general(entry)),
+    adaptive=(
+        *(e for e in ADAPTIVE if e.purification == DEFAULT and threat_of(e) != "oblivious" and _is_general(e)),
+        _pgd("PGD-20", "surrogate", resubmit=8),
+        _pgd(f"PGD-20, ε = {LARGEST:g}", "exact", eps=LARGEST),
+    ),
+    eot=_eot(10, 1, 4, 8, 16, 20),
+)
+PRESETS = {"quick": QUICK, "paper": PAPER, "full": FULL}
