@@ -67,6 +67,7 @@ PROTOCOL = Protocol(
     size=24,
     images=3,
     oblivious=(Entry("FGSM", "fgsm"), Entry("PGD-2", "pgd", {"steps": 2, "resubmit": 2})),
+    dear=(),
     adaptive=(
         Entry("PGD-2, exact", "pgd", {"threat": "exact", "steps": 2, "resubmit": 2}),
         Entry("PGD-2, bpda", "pgd", {"threat": "bpda", "steps": 2}),
@@ -149,6 +150,15 @@ class TestRows:
         keys = [key for task in plan.tasks() for key in task.keys()]  # noqa: SIM118
         shares = [key for part in range(2) for task in plan.tasks(plan.photos[part::2]) for key in task.keys()]  # noqa: SIM118
         assert len(set(keys)) == len(keys) and sorted(shares) == sorted(keys)
+
+    def test_what_takes_long_meets_the_images_that_are_marked(self) -> None:
+        photos = tuple(replace(photo, adaptive=index == 1) for index, photo in enumerate(PLAN.photos))
+        protocol = replace(PROTOCOL, dear=(Entry("Square", "square", {"steps": 1}),))
+        tasks = replace(PLAN, protocol=protocol, photos=photos).tasks()
+        met = {
+            title: {task.crop for task in tasks if task.title == title} for title in ("FGSM", "Square", "PGD-2, exact")
+        }
+        assert met == {"FGSM": set(photos), "Square": {photos[1]}, "PGD-2, exact": {photos[1]}}
 
     def test_an_image_on_another_degradation_is_another_image(self, whole: list[dict[str, Any]]) -> None:
         scores = {row["degradation"]: row["psnr"]["captured"] for row in whole if row["draw"] == 0}

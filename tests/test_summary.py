@@ -84,7 +84,6 @@ class TestHeadline:
         [
             rows("larger", [5.0] * 3, threat="exact", eps=8.0),
             rows("another norm", [5.0] * 3, threat="exact", norm="l2"),
-            rows("fewer images", [5.0] * 2, threat="exact", steps=7),
             rows("EOT: 8", [5.0] * 3, threat="exact", draws=8),
             [row | {"draw": 1, "psnr": {"defended_attacked": 5.0}} for row in EXACT],
         ],
@@ -94,6 +93,13 @@ class TestHeadline:
         found = EXACT + OBLIVIOUS + other
         assert [h["title"] for h in summarize(found)["headline"]] == ["PGD, exact"]
         assert worst_setting(found, "udc", "r", "d") == EXACT
+
+    def test_settings_are_compared_on_the_images_that_all_have_met(self) -> None:
+        """What takes long meets few images; on all of its own, BPDA would be the worst."""
+        few = rows("PGD, exact", [25.0, 25.0], threat="exact", steps=7)
+        many = rows("PGD, bpda", [26.0, 26.0, 5.0], threat="bpda")
+        (headline,) = summarize(few + many)["headline"]
+        assert headline["title"] == "PGD, exact" and headline["psnr"]["images"] == 2
 
     def test_without_a_defence_it_is_what_the_restorer_makes(self) -> None:
         (headline,) = summarize(rows("PGD", [15.0, 16.0], purification=None))["headline"]

@@ -38,6 +38,7 @@ class Bundled:
 
     name: str
     split: str = "bundled"
+    adaptive: bool = False
 
 
 @dataclass(frozen=True)
@@ -46,6 +47,7 @@ class Captured:
 
     pair: Pair
     split: str = PAIRS
+    adaptive: bool = False
 
     @property
     def name(self) -> str:
@@ -161,6 +163,11 @@ class Plan:
         """The plain transforms that are not themselves under test."""
         return tuple(purification for purification in self.protocol.trivial if purification not in self.defenses)
 
+    @property
+    def few(self) -> tuple[Photo, ...]:
+        """The photos that meet what takes long: those that are marked adaptive, or all where none is."""
+        return tuple(photo for photo in self.photos if photo.adaptive) or self.photos
+
     def tasks(self, photos: Sequence[Photo] | None = None) -> list[Task]:
         """What is to be done for some of the photos, or all; each row once."""
         chosen = self.photos if photos is None else photos
@@ -176,24 +183,25 @@ class Plan:
     def _of_degradation(self, degradation: str, photos: Sequence[Photo]) -> Iterator[Task]:
         protocol, is_brief = self.protocol, degradation in self.brief
         trivial = () if is_brief else self.trivial
-        entries = protocol.elsewhere if is_brief else (*protocol.oblivious, *protocol.adaptive)
-        few = [photo for photo in photos if photo in self.photos[: protocol.eot_images]]
+        entries = protocol.elsewhere if is_brief else (*protocol.oblivious, *protocol.dear, *protocol.adaptive)
+        few, fewest = ([p for p in photos if p in chosen] for chosen in (self.few, self.few[: protocol.eot_images]))
         for restorer in self.restorers[degradation]:
             target = (degradation, restorer)
             for entry in entries:
                 shared = threat_of(entry) == "oblivious"
                 faced = [(None, *self.defenses, *trivial)] if shared else _each(entry, self.defenses)
-                yield from self._tasks(target, entry, faced, photos)
+                met = photos if shared and entry not in protocol.dear else few
+                yield from self._tasks(target, entry, faced, met)
             if is_brief:
                 continue
             for entry in protocol.on_trivial:
-                yield from self._tasks(target, entry, _each(entry, trivial), photos)
+                yield from self._tasks(target, entry, _each(entry, trivial), few)
             for entry in protocol.eot:
-                yield from self._tasks(target, entry, _each(entry, self.defenses), few)
+                yield from self._tasks(target, entry, _each(entry, self.defenses), fewest)
             others = self.restorers[degradation]
             for other in others if len(others) > 1 else ():
                 made_on = other if other != restorer else None
-                yield from self._tasks(target, TRANSFERRED, [(None,)], photos, made_on)
+                yield from self._tasks(target, TRANSFERRED, [(None,)], few, made_on)
 
     def _tasks(
         self,

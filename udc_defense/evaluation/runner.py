@@ -67,6 +67,9 @@ class Photo(Protocol):
     @property
     def split(self) -> str: ...
 
+    @property
+    def adaptive(self) -> bool: ...
+
 
 @dataclass(frozen=True)
 class Job:

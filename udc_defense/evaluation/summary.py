@@ -75,7 +75,6 @@ class _Target:
         for row in rows:
             named.setdefault(key_of(row | {"image": "", "split": ""}), []).append(row)
         self.settings: list[Rows] = list(named.values())
-        self.images = max(len(found) for found in self.settings)
 
     def worst(self, chosen: Callable[[Row], bool]) -> Rows:
         """The setting with the lowest mean among those that compare; empty where there is none."""
@@ -83,14 +82,14 @@ class _Target:
         return min(found, key=_mean, default=[])
 
     def at_radius(self) -> list[Rows]:
-        """Settings that compare with each other."""
-        return [
+        """Settings that compare with each other, on the images that all of them met: dear attacks meet few."""
+        found = [
             rows
             for rows in self.settings
-            if (rows[0]["eps"], rows[0]["norm"] or "linf") == (RADIUS, "linf")
-            and len(rows) == self.images
-            and not rows[0]["title"].startswith(EOT)
+            if (rows[0]["eps"], rows[0]["norm"] or "linf") == (RADIUS, "linf") and not rows[0]["title"].startswith(EOT)
         ]
+        common = set.intersection(*({row["image"] for row in rows} for rows in found)) if found else set()
+        return [[row for row in rows if row["image"] in common] for rows in found] if common else []
 
     def headline(self) -> Row:
         """The worst of all that was measured, whatever the attacker knew."""
