@@ -1,7 +1,11 @@
-"""A visitor in real Chromium: choose a sample, run, compare stages, stop, run again; nothing leaves the machine."""
+"""Visitors in real Chromium: choose, run, compare, stop, come back; on a phone, in the dark, with the keyboard.
+
+Nothing leaves the machine.
+"""
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
@@ -10,11 +14,16 @@ import subprocess
 import sys
 import time
 import urllib.request
+import zipfile
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+
+from udc_defense.images import write_png
 
 pytest.importorskip("gradio", reason="the extra `demo` is not installed")
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
@@ -65,53 +74,81 @@ def _wait_for(url: str, process: subprocess.Popen[bytes], log: Path) -> None:
 
 
 @pytest.fixture
-def page(address: str) -> Iterator[Any]:
+def browser() -> Iterator[Any]:
+    with playwright.sync_playwright() as driver:
+        browser = driver.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        yield browser
+        browser.close()
+
+
+@contextmanager
+def visit(browser: Any, address: str, query: str = "", width: int = 1280) -> Iterator[Any]:
     """The demo, open; afterwards: no request went elsewhere, no script failed."""
     foreign: list[str] = []
     complaints: list[str] = []
-    with playwright.sync_playwright() as driver:
-        browser = driver.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
-        page = browser.new_page(viewport={"width": 1280, "height": 900})
-        page.set_default_timeout(60 * SECOND)
-        page.on("request", lambda request: foreign.append(request.url) if _leaves(request.url) else None)
-        page.on("pageerror", lambda error: complaints.append(str(error)))
-        page.on("console", lambda message: complaints.append(message.text) if message.type == "error" else None)
-        page.goto(address)
-        page.locator("#run").wait_for()
-        yield page
-        browser.close()
+    page = browser.new_page(viewport={"width": width, "height": 900})
+    page.set_default_timeout(60 * SECOND)
+    page.on("request", lambda request: foreign.append(request.url) if _leaves(request.url) else None)
+    page.on("pageerror", lambda error: complaints.append(str(error)))
+    page.on("console", lambda message: complaints.append(message.text) if message.type == "error" else None)
+    page.goto(f"{address}/{query}")
+    page.locator("#run").wait_for()
+    yield page
+    page.close()
     assert foreign == []
     assert complaints == []
+
+
+@pytest.fixture
+def page(browser: Any, address: str) -> Iterator[Any]:
+    with visit(browser, address) as page:
+        yield page
 
 
 def _leaves(url: str) -> bool:
     return not re.match(r"(http|ws)://127\.0\.0\.1:|data:|blob:", url)
 
 
-def _state(page: Any, state: str, seconds: float = 60) -> str:
-    line = page.locator(f'#status [data-state="{state}"]')
-    line.wait_for(timeout=seconds * SECOND)
-    return line.inner_text()
+def _state(page: Any, state: str, seconds: float = 60, line: str = "status") -> str:
+    found = page.locator(f'#{line} [data-state="{state}"]')
+    found.wait_for(timeout=seconds * SECOND)
+    return found.inner_text()
 
 
-def _set(page: Any, field: str, value: int) -> None:
-    number = page.locator(f'#{field} input[type="number"]')
-    number.fill(str(value))
-    number.press("Tab")
+def _unfold(page: Any, *accordions: str) -> None:
+    for accordion in accordions:
+        page.locator(f"#{accordion} button").first.click()
 
 
-def _choose(page: Any, side: str, stage: str) -> None:
-    page.locator(f"#{side} input").click()
-    page.get_by_role("option", name=stage, exact=True).click()
+def _field(page: Any, field: str) -> Any:
+    return page.locator(f"#{field} input, #{field} textarea").first
+
+
+def _set(page: Any, field: str, value: object) -> None:
+    _field(page, field).fill(str(value))
+    _field(page, field).press("Tab")
+
+
+def _preset(page: Any, row: str, title: str) -> None:
+    page.locator(f"#{row}").get_by_label(title, exact=True).check()
+
+
+def _choose(page: Any, field: str, option: str) -> None:
+    page.locator(f"#{field} input").click()
+    page.get_by_role("option", name=option, exact=True).click()
     page.get_by_role("listbox").wait_for(state="detached")  # it fades out
 
 
+def _tab(page: Any, name: str) -> None:
+    page.get_by_role("tab", name=name, exact=True).click()
+
+
 def _run_quickly(page: Any) -> None:
+    if not page.locator("#steps").is_visible():
+        _unfold(page, "attack-details")
     _set(page, "steps", 2)
-    _set(page, "draws", 1)
     page.locator("#run").click()
-    _state(page, "running")
-    assert "Done in" in _state(page, "done")
+    assert "Done in" in _state(page, "done", 120)
 
 
 def _wiped(page: Any) -> list[str]:
@@ -132,11 +169,20 @@ def test_a_visit(page: Any) -> None:
     assert "Perturbation ×" in page.locator("#delta").inner_text()
 
     _drag_the_wipe(page)
+    _move_the_wipe_by_keys(page)
     _switch_stages(page)
+    _move_the_lens(page)
+    _download(page)
+    assert "sample=Night+street&steps=2" in page.url
+
+
+def _handle(page: Any) -> tuple[Any, float]:
+    handle = page.locator('#wipe [data-testid="slider"]')
+    return handle, handle.bounding_box()["x"]
 
 
 def _drag_the_wipe(page: Any) -> None:
-    handle = page.locator('#wipe [data-testid="slider"]')
+    handle, start = _handle(page)
     clipped = page.locator("#wipe img").nth(1)
     handle.scroll_into_view_if_needed()
     before, box = clipped.get_attribute("style"), handle.bounding_box()
@@ -146,7 +192,19 @@ def _drag_the_wipe(page: Any) -> None:
     page.mouse.move(x - 120, y, steps=5)
     page.mouse.up()
     assert clipped.get_attribute("style") != before
-    assert handle.bounding_box()["x"] < box["x"] - 60
+    assert _handle(page)[1] < start - 60
+
+
+def _move_the_wipe_by_keys(page: Any) -> None:
+    handle, start = _handle(page)
+    handle.focus()
+    page.keyboard.press("ArrowRight")
+    page.keyboard.press("ArrowRight")
+    assert _handle(page)[1] == pytest.approx(start + 40, abs=4)
+    assert [image.get_attribute("alt") for image in page.locator("#wipe img").all()] == [
+        "Attacked, restored",
+        "Attacked, defended",
+    ]
 
 
 def _switch_stages(page: Any) -> None:
@@ -161,49 +219,76 @@ def _switch_stages(page: Any) -> None:
     assert all(source.endswith(".png") for source in after)
 
 
-def _attack(page: Any, label: str) -> None:
-    """Choose an attack; its controls come from the server."""
-    page.locator("#attack input").click()
-    page.get_by_role("option", name=label, exact=True).click()
-    page.get_by_role("listbox").wait_for(state="detached")
+def _move_the_lens(page: Any) -> None:
+    """By a click into the perturbation, then by a key."""
+    crops = page.locator("#crops img")
+    assert crops.count() == 9
+    before = crops.first.get_attribute("src")
+    picture = page.locator("#delta img")
+    picture.scroll_into_view_if_needed()
+    box = picture.bounding_box()
+    page.mouse.click(box["x"] + box["width"] * 0.5, box["y"] + box["height"] * 0.8)
+    page.wait_for_function("+document.querySelector('#down input[type=number]').value > 60")
+    page.wait_for_function("old => document.querySelector('#crops img').src !== old", arg=before)
+    before = crops.first.get_attribute("src")
+    page.locator("#across input[type=range]").press("Home")
+    page.wait_for_function("old => document.querySelector('#crops img').src !== old", arg=before)
 
 
-def test_another_attack_has_other_controls(page: Any) -> None:
-    _attack(page, "Carlini–Wagner · sees gradients")
+def _download(page: Any) -> None:
+    _unfold(page, "downloads")
+    with page.expect_download() as download:
+        page.locator("#files a").first.click()
+    with zipfile.ZipFile(download.value.path()) as archive:
+        names = set(archive.namelist())
+        recipe = json.loads(archive.read("recipe.json"))
+    assert {"photo.png", "report.json", "restored.png", "16-bit/restored.png"} <= names
+    assert recipe["settings"]["steps"] == 2 and set(recipe["networks"]) == {"restorer", "purifier"}
+    assert _field(page, "link").input_value() == page.url
+
+
+def test_presets_and_details(page: Any) -> None:
+    _preset(page, "attack", "Strong")
+    page.locator("#plan").get_by_text("Auto-PGD, 50 steps").wait_for()
+    _preset(page, "defence", "Paper's")
+    page.locator("#plan").get_by_text("50 steps of DDPM").wait_for()
+    _unfold(page, "attack-details", "defence-details")
+    assert _field(page, "noise_level").get_attribute("placeholder") == "50"
+    _preset(page, "defence", "Off")
+    page.locator("#noise_level").wait_for(state="hidden")
+
+    _choose(page, "method", "Carlini–Wagner · sees gradients")
     page.locator("#eps").wait_for(state="hidden")
-    _attack(page, "Square · sees outputs only")
+    _choose(page, "method", "Square · sees outputs only")
     page.locator("#eps").wait_for()
-    page.wait_for_function("document.querySelector('#steps input[type=number]').value === '200'")
-    assert "random squares" in page.locator("#attack").inner_text()
-    page.locator("#details button").first.click()
+    page.wait_for_function("document.querySelector('#steps').querySelector('input, textarea').placeholder === '200'")
+    assert "random squares" in page.locator("#method").inner_text()
     page.locator("#options").get_by_text("p_init=0.8").wait_for()
     assert not page.locator("#norm").is_visible()
 
-    page.locator("#options textarea, #options input").fill("p_init=0")
-    _set(page, "steps", 60)
-    _set(page, "draws", 1)
+    _set(page, "options", "p_init=0")
+    _set(page, "steps", 20)
     page.locator("#run").click()
     assert _state(page, "failed").startswith("P_init 0 is not in 0…1")
-    page.locator("#options textarea, #options input").fill("p_init=0.5")
+    _set(page, "options", "p_init=0.5")
     page.locator("#run").click()
-    _state(page, "running")
-    assert "Done in" in _state(page, "done")
-    assert "60 queries" in page.locator("#verdict").inner_text()
+    assert "Done in" in _state(page, "done", 120)
+    assert "20 queries" in page.locator("#verdict").inner_text()
 
 
 def test_stop_and_run_again(page: Any) -> None:
-    _choose(page, "defence", "DDPM, every step")
-    _set(page, "level", 100)
-    _set(page, "steps", 50)
+    _preset(page, "attack", "Strong")
+    _preset(page, "defence", "Paper's")
     page.locator("#run").click()
     page.locator("#strip .thumbnail-lg").nth(2).wait_for()
     page.locator("#stop").click()
-    assert "Stopped" in _state(page, "stopped", seconds=10)
+    assert "Stopped" in _state(page, "stopped", seconds=30)
     page.wait_for_timeout(2 * SECOND)
     assert "Stopped" in _state(page, "stopped", seconds=1), "an update came after the stop"
     assert page.locator("#strip .thumbnail-lg").count() >= 3
 
-    _choose(page, "defence", "One step")
+    _preset(page, "attack", "Quick")
+    _preset(page, "defence", "Fast")
     _run_quickly(page)
 
 
@@ -218,7 +303,133 @@ def test_a_file_that_is_no_image(page: Any, tmp_path: Path) -> None:
     assert _state(page, "failed").startswith("The photo: not an image")
 
 
-def test_a_phone_has_no_sideways_scroll(page: Any) -> None:
-    page.set_viewport_size({"width": 390, "height": 844})
-    page.wait_for_timeout(SECOND)
-    assert page.evaluate("document.documentElement.scrollWidth") <= 390
+def test_networks_are_named_or_refused(page: Any) -> None:
+    _unfold(page, "networks")
+    _set(page, "restorer", "udc_defense")
+    page.locator("#model").get_by_text("is neither an embedded restorer").wait_for()
+    page.locator("#run").click()
+    assert "'udc_defense' is neither an embedded restorer" in _state(page, "failed")
+    _set(page, "restorer", "default")
+    page.locator("#model").get_by_text("trained on").first.wait_for()
+
+
+def test_a_link_brings_choices_back(browser: Any, address: str) -> None:
+    query = "?sample=Coffee&attack=adaptive&defence=best&eps=2&captured=1&restorer=default&seed=5"
+    with visit(browser, address, query) as page:
+        page.wait_for_function("document.querySelector('#photo img')?.src.includes('coffee')")
+        for again in range(2):
+            page.locator("#attack").get_by_label("Adaptive").wait_for()
+            page.wait_for_function("document.querySelector('#attack input:checked').value === 'adaptive'")
+            assert page.locator("#defence input:checked").input_value() == "best"
+            assert page.locator("#captured input").is_checked()
+            if not again:
+                page.wait_for_timeout(3 * SECOND)  # a reload amid answers is an error to the browser
+                page.reload()
+                page.locator("#run").wait_for()
+        _unfold(page, "attack-details")
+        assert _field(page, "eps").input_value() == "2"
+    with visit(browser, address, "?attack=magic") as page:
+        assert "This link cannot be followed" in _state(page, "failed")
+        assert page.locator("#attack input:checked").input_value() == "quick"
+
+
+PHONE = 375
+TABS = ("Robustness", "Batch", "Certify", "About", "Try it")
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_a_phone_has_no_sideways_scroll(browser: Any, address: str, theme: str) -> None:
+    with visit(browser, address, f"?__theme={theme}", width=PHONE) as page:
+        _unfold(page, "attack-details", "defence-details", "networks", "downloads")
+        for tab in TABS:
+            _tab(page, tab)
+            page.wait_for_timeout(SECOND / 2)
+            assert page.evaluate("document.documentElement.scrollWidth") <= PHONE, tab
+            assert page.evaluate(FAINT) == [], f"{tab}, {theme}"
+            assert page.evaluate(NAMELESS) == [], tab
+
+
+# Words with less contrast than WCAG 2.2 AA asks for (1.4.3): 4.5, of large ones 3.
+FAINT = """() => {
+    const channel = v => (v /= 255) <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4;
+    const light = c => 0.2126 * channel(c[0]) + 0.7152 * channel(c[1]) + 0.0722 * channel(c[2]);
+    const colour = text => { const v = text.match(/[\\d.]+/g).map(Number); return v.length > 3 ? v : [...v, 1]; };
+    const over = (top, below) => [0, 1, 2].map(i => top[i] * top[3] + below[i] * (1 - top[3]));
+    const ground = element => {
+        const behind = [];
+        for (let e = element; e; e = e.parentElement) behind.unshift(colour(getComputedStyle(e).backgroundColor));
+        return behind.reduce((below, top) => over(top, below), [255, 255, 255]);
+    };
+    const faint = [];
+    for (const element of document.querySelectorAll('body *')) {
+        const words = [...element.childNodes].filter(n => n.nodeType === 3).map(n => n.textContent.trim()).join('');
+        const style = getComputedStyle(element);
+        if (!words || !element.checkVisibility({opacityProperty: true, visibilityProperty: true})) continue;
+        if (element.closest('svg, [disabled]') || !style.color.startsWith('rgb')) continue;
+        const back = ground(element), [a, b] = [light(over(colour(style.color), back)), light(back)];
+        const large = parseFloat(style.fontSize) >= 24;
+        if ((Math.max(a, b) + 0.05) / (Math.min(a, b) + 0.05) < (large ? 3 : 4.5)) faint.push(words.slice(0, 40));
+    }
+    return faint;
+}"""
+# Pictures without words, and fields and buttons without a name.
+NAMELESS = """() => {
+    const shown = [...document.querySelectorAll('img, input, textarea, button')].filter(e => e.checkVisibility());
+    const labels = e => [...(e.labels ?? [])].map(l => l.innerText).join('');
+    const name = e => e.alt || e.ariaLabel || e.title || e.innerText || labels(e)
+        || e.closest('fieldset, .block')?.innerText || e.querySelector('img')?.alt;
+    return shown.filter(e => !name(e)?.trim()).map(e => e.outerHTML.slice(0, 120));
+}"""
+
+
+def test_the_published_results_are_on_their_tab(page: Any) -> None:
+    _tab(page, "Robustness")
+    assert "The attacker who knows the defence is the one who counts" in page.locator("#honest").inner_text()
+    page.locator("#plot svg, #plot canvas").first.wait_for()
+    first = page.locator("#numbers td").nth(1).inner_text()
+    page.locator("#metric").get_by_label("SSIM").check()
+    page.wait_for_function("old => document.querySelectorAll('#numbers td')[1].innerText !== old", arg=first)
+    assert float(page.locator("#numbers td").nth(1).inner_text()) < 1
+
+
+@pytest.mark.slow
+def test_two_visitors_at_once(browser: Any, address: str) -> None:
+    """The second one is told to wait, may give up, and has his own results."""
+    with visit(browser, address, "?sample=Cat&attack=strong") as first, visit(browser, address, "?steps=1") as second:
+        first.locator("#run").click()
+        first.locator("#strip .thumbnail-lg").nth(1).wait_for()
+        second.locator("#run").click()
+        assert "Waiting for your turn" in _state(second, "running")
+        second.locator("#stop").click()
+        assert "Stopped" in _state(second, "stopped", seconds=30)
+        second.locator("#run").click()
+        first.locator("#stop").click()
+        assert "Done in" in _state(second, "done", 120)
+        assert "Stopped" in _state(first, "stopped")
+        assert "steps=1" in second.url and "attack=strong" in first.url
+
+
+@pytest.mark.slow
+def test_a_batch_and_a_certificate(page: Any, tmp_path: Path) -> None:
+    write_png(torch.rand(1, 3, 48, 48), tmp_path / "good.png")
+    (tmp_path / "bad.png").write_bytes(b"nothing of the kind")
+    _unfold(page, "attack-details")
+    _set(page, "steps", 1)
+    _tab(page, "Batch")
+    page.locator("#photos input[type=file]").set_input_files([tmp_path / "good.png", tmp_path / "bad.png"])
+    page.locator("#photos").get_by_text("bad").first.wait_for()
+    page.locator("#run-batch").click()
+    assert "1 of 2 photos" in _state(page, "done", 120, "batch-status")
+    assert "not an image" in page.locator("#batch-table").inner_text()
+    assert page.locator("#batch-files a").count() >= 2
+
+    _tab(page, "Certify")
+    page.locator("#samples-of-noise").get_by_label("100").check()
+    page.locator("#run-certify").click()
+    _state(page, "running", line="certify-status")
+    page.locator("#stop-certify").click()
+    assert "Stopped" in _state(page, "stopped", 30, "certify-status")
+    page.locator("#run-certify").click()
+    assert "Done in" in _state(page, "done", 200, "certify-status")
+    assert "Not certified" in page.locator("#certified").inner_text()
+    assert page.locator("#certificates tbody tr").count() == 4

@@ -20,7 +20,7 @@ ROOT = Path(__file__).parents[1]
 KINDS = ("restorer", "purifier", "guide")
 
 pytestmark = test_browser.pytestmark
-page = test_browser.page
+page, browser = test_browser.page, test_browser.browser
 
 PUSH = """
 import sys

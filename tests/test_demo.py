@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+import base64
+import csv
+import io
 import os
+import re
+import urllib.parse
+import zipfile
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -10,6 +16,7 @@ from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor
 
 os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
@@ -18,11 +25,37 @@ pytest.importorskip("gradio", reason="the extra `demo` is not installed")
 
 from udc_defense.attacks import ATTACKS, AttackResult
 from udc_defense.attacks.objectives import OBJECTIVES
-from udc_defense.demo import build, engine, interface, launch, samples, view
-from udc_defense.demo.engine import Choices
-from udc_defense.errors import SettingError
+from udc_defense.certification import Budget, Certification, Denoised, Gaussian
+from udc_defense.certification.certify import certify
+from udc_defense.demo import (
+    build,
+    choices,
+    controls,
+    engine,
+    handlers,
+    launch,
+    link,
+    networks,
+    presets,
+    progress,
+    results,
+    view,
+)
+from udc_defense.demo import verdict as words_of
+from udc_defense.demo.batch_tab import Batches, table_csv
+from udc_defense.demo.certify_tab import RADII, SIDE, Certificates
+from udc_defense.demo.choices import Choices
+from udc_defense.demo.handlers import for_visitors, guarded
+from udc_defense.demo.networks import Networks
+from udc_defense.demo.robustness_tab import LINES, frame
+from udc_defense.demo.run import OUTPUTS, Runs
+from udc_defense.errors import CheckpointError, ImageError, UDCDefenseError
+from udc_defense.evaluation import publish, spine
 from udc_defense.evaluation.case import Result, Settings, Step
-from udc_defense.images import read_image, write_png
+from udc_defense.evaluation.runner import read_results
+from udc_defense.images import quantize, read_image, to_pil, write_png
+from udc_defense.purifiers.diffusion import DiffusionPurifier
+from udc_defense.restorers.gated_unet import GatedUNet
 from udc_defense.threats import KINDS
 
 
@@ -39,7 +72,7 @@ def result(has_truth: bool = True, **psnr: float) -> Result:
 
 
 def verdict(case: Result, **settings: Any) -> str:
-    return view.verdict(case, Settings(**settings))
+    return words_of.verdict(case, Settings(**settings))
 
 
 def searched(case: Result, **facts: Any) -> Result:
@@ -182,102 +215,191 @@ def test_pair_takes_what_is_there() -> None:
 
 
 def test_progress_follows_the_plan() -> None:
-    progress = view.Progress(engine.phases(Choices(attack="none", defence="none")))
+    state = progress.Progress(engine.phases(Choices(method="none", sampler="none")))
     case = result(captured=20.0)
-    assert progress.share == 0
-    assert progress.update(Step("simulate", 1, 1, case))
-    assert "2 of 2 · Restoring" in progress.words()
+    assert state.share == 0
+    assert state.update(Step("simulate", 1, 1, case))
+    assert "2 of 2 · Restoring" in state.words()
     case.images["restored"] = shifted(28.0)
-    assert progress.update(Step("restore", 1, 1, case))
-    assert progress.share == 1
+    assert state.update(Step("restore", 1, 1, case))
+    assert state.share == 1
+
+
+def test_progress_counts_the_steps_that_the_library_reports() -> None:
+    state = progress.Progress(engine.phases(Choices(captured=True, steps=10)))
+    case = result(restored=28.0)
+    state.update(Step("restore", 1, 1, case))
+    state.update(Step("attack", 3, 40, case))
+    assert "Attacking, step 3 of 40" in state.words()
+    assert not state.due()
+    state.shown -= 2 * progress.REFRESH
+    assert state.due() and not state.due()
+
+
+def test_a_clock_says_what_is_left() -> None:
+    clock = progress.Clock()
+    clock.started -= 10
+    assert clock.left(0) == ""
+    assert clock.left(0.5) == " · about 10 s left"
 
 
 def test_stop_changes_a_running_line_only() -> None:
-    assert 'data-state="stopped"' in view.stopped(view.status("running", "x"))
-    done = view.status("done", "x")
-    assert view.stopped(done) == done
+    assert 'data-state="stopped"' in progress.stopped(progress.status("running", "x"))
+    done = progress.status("done", "x")
+    assert progress.stopped(done) == progress.stopping(done) == done
+    assert "Stopping" in progress.stopping(progress.status("running", "x"))
 
 
 def test_status_escapes() -> None:
-    assert "<b>" not in view.status("failed", "<b>")
+    assert "<b>" not in progress.status("failed", "<b>")
 
 
 def test_messages_hide_paths() -> None:
-    assert view.without_path("/tmp/x/cat.png: damaged.", "/tmp/x/cat.png") == "The photo: damaged."
+    assert for_visitors("/tmp/x/cat.png: damaged.", "/tmp/x/cat.png") == "The photo: damaged."
+    hidden = for_visitors("a/b@main: no room in /root/.cache/hub; of 1/255, see https://huggingface.co/a/b.")
+    assert hidden == "A/b@main: no room in (a place on this server); of 1/255, see https://huggingface.co/a/b."
 
 
-def test_model_line_tolerates_missing_facts() -> None:
-    assert view._trained({}) == "its training unrecorded"
-    facts = {"steps": 16000, "panels": ["axon20", "axon20", "toled"], "seconds": 11000, "device": "a CPU"}
-    assert view._trained(facts) == "trained for 16,000 steps on captures through axon20, toled in 3.1 h on a CPU"
-    assert view.model_line().startswith("Model: restorer `default` (embedded), ")
+def test_unknown_errors_are_told_by_number_only(caplog: pytest.LogCaptureFixture) -> None:
+    def broken() -> Iterator[Any]:
+        yield ("a", "b")
+        raise RuntimeError("secret of /etc")
+
+    updates = guarded(broken(), 2)
+    assert next(updates) == ("a", "b")
+    line, _ = next(updates)
+    assert 'data-state="failed"' in line and "secret" not in line
+    with pytest.raises(Exception, match="log has it as [0-9a-f]{8}") as caught:
+        next(updates)
+    assert "secret" not in str(caught.value) and "secret of /etc" in caplog.text
+    (number,) = re.findall(r"as ([0-9a-f]{8})\.", str(caught.value))
+    assert number in caplog.text and number in line
 
 
-# --- Samples and limits -----------------------------------------------------------------------------------------------
+def test_closing_a_handler_closes_what_it_drives() -> None:
+    closed = []
+
+    def steps() -> Iterator[Any]:
+        try:
+            yield ("running",)
+        finally:
+            closed.append(True)
+
+    updates = guarded(steps(), 1)
+    next(updates)
+    assert handlers.working
+    updates.close()  # type: ignore[attr-defined]
+    assert closed and not handlers.working
 
 
-def test_samples_are_files_of_crop_size(tmp_path: Path) -> None:
-    files = samples.write_samples(tmp_path)
-    assert samples.NIGHT in files
-    for path in files.values():
-        assert read_image(path).shape == (1, 3, 256, 256)
+# --- Choices ----------------------------------------------------------------------------------------------------------
 
 
-def test_night_street_keeps_its_lamps_through_the_file(tmp_path: Path) -> None:
-    photo = read_image(samples.write_samples(tmp_path)[samples.NIGHT])
-    assert torch.equal(samples.light(photo), samples.night_street())
-    assert samples.night_street().max() > 450
-    assert samples.light(1 - photo).max() <= 500
+def test_presets_are_choices_and_details_override_them() -> None:
+    for attack in presets.ATTACKS:
+        for defence in presets.DEFENCES:
+            chosen = presets.choose(attack, defence)
+            assert (chosen.method == "none") == (attack == "off")
+            assert (chosen.sampler == "none") == (defence == "off")
+    assert presets.choose("adaptive").settings().threat == "exact"
+    assert presets.choose(defence="best").purification("default") == spine.DEFAULT
+    chosen = presets.choose("strong", "paper", eps="2,5", steps="7", noise_level="9", draws=2, threat="", seed=None)
+    assert (chosen.method, chosen.eps, chosen.steps) == ("apgd", 2.5, 7)
+    assert (chosen.sampler, chosen.noise_level, chosen.draws) == ("ddpm", 9, 2)
 
 
-def test_large_photos_are_scaled_down(tmp_path: Path) -> None:
-    write_png(torch.rand(1, 3, 500, 2000), tmp_path / "wide.png")
-    photo, note = engine.read_photo(str(tmp_path / "wide.png"))
-    side = engine.MAX_SIDE[engine.device()]
-    assert photo.shape == (1, 3, side // 4, side)
-    assert "2000×500" in note
+def test_off_is_off_and_another_method_has_its_own_steps() -> None:
+    chosen = presets.choose("off", "off", method="pgd", sampler="ddpm", options="restarts=2", steps=3)
+    assert (chosen.method, chosen.sampler, chosen.settings().options) == ("none", "none", {})
+    assert presets.choose("quick", method="square").attack_steps == choices.QUERY_STEPS[0]
+    assert presets.choose("quick", method="pgd").attack_steps == presets.choose("quick").attack_steps == 10
+
+
+def test_words_of_presets_name_their_numbers() -> None:
+    for preset in (*presets.ATTACKS.values(), *presets.DEFENCES.values()):
+        assert "{" not in preset.words
+    assert "50 steps" in presets.ATTACKS["strong"].words and "50 steps" in presets.DEFENCES["paper"].words
 
 
 @pytest.mark.parametrize(
     "wrong",
     [
+        {"attack": "magic"},
+        {"defence": "magic"},
         {"eps": 17},
         {"eps": float("nan")},
+        {"eps": "nan"},
+        {"eps": "much"},
+        {"eps": "1e999"},
+        {"eps": True},
         {"steps": 51},
+        {"steps": 2.5},
         {"steps": float("nan")},
-        {"steps": "10"},
-        {"steps": 1001, "attack": "square"},
-        {"attack": "magic"},
+        {"steps": 1001, "method": "square"},
+        {"method": "magic"},
+        {"panel": "magic"},
         {"threat": "magic"},
         {"objective": "lpips"},
         {"options": "restarts"},
         {"options": "restarts=many"},
         {"options": "magic=1"},
-        {"options": "restarts=2", "attack": "universal"},
+        {"options": "restarts=2", "method": "universal"},
         {"options": "restarts=1000"},
         {"noise_level": 101},
         {"draws": 9},
+        {"draws": [1]},
         {"seed": -1},
-        {"defence": "magic"},
+        {"sampler": "magic"},
         {"norm": "l7"},
+        {"restorer": "/etc"},
+        {"restorer": "os:system"},
+        {"purifier": "x" * 300},
     ],
 )
 def test_limits_hold_on_the_server(wrong: dict[str, Any]) -> None:
-    with pytest.raises(SettingError):
-        Choices(**wrong)
+    with pytest.raises(UDCDefenseError) as caught:
+        presets.choose(**wrong)
+    assert len(str(caught.value)) < 400
 
 
 def test_attacker_of_no_defence_is_the_oblivious_one() -> None:
-    assert Choices(threat="exact", defence="none").settings().threat == "oblivious"
+    assert Choices(threat="exact", sampler="none").settings().threat == "oblivious"
     assert [Choices(threat=kind).settings().threat for kind in KINDS] == list(KINDS)
 
 
-# --- Attacks ----------------------------------------------------------------------------------------------------------
+def test_links_carry_what_was_chosen() -> None:
+    fields = link.FIELDS | {"attack": "strong", "captured": True, "eps": "2.5", "options": "restarts=2", "seed": "7"}
+    text = link.query(fields, "Night street")
+    assert text.startswith("sample=Night+street&captured=1&attack=strong")
+    assert link.query(link.FIELDS, None) == ""
+    parsed = dict(urllib.parse.parse_qsl(text)) | {"__theme": "dark"}
+    assert link.FIELDS | link.read_query(parsed) == fields
+    for wrong in ({"attack": "magic"}, {"eps": "much"}, {"restorer": "/etc/passwd"}):
+        with pytest.raises(UDCDefenseError):
+            link.read_query(wrong)
+
+
+def test_large_photos_are_scaled_down(tmp_path: Path) -> None:
+    write_png(torch.rand(1, 3, 500, 2000), tmp_path / "wide.png")
+    photo, note = engine.read_photo(str(tmp_path / "wide.png"))
+    side = engine.MAX_SIDE[networks.device()]
+    assert photo.shape == (1, 3, side // 4, side)
+    assert "2000×500" in note
+
+
+def test_large_files_are_not_opened(tmp_path: Path) -> None:
+    with open(tmp_path / "large.png", "wb") as file:
+        file.truncate(engine.MAX_BYTES + 1)
+    with pytest.raises(ImageError, match=r"15.0 MB, more than the 15 MB"):
+        engine.read_photo(str(tmp_path / "large.png"))
+
+
+# --- Controls ---------------------------------------------------------------------------------------------------------
 
 
 def test_every_attack_threat_and_objective_can_be_chosen() -> None:
     labels = {name: label for label, name in view.attack_choices()}
-    assert set(labels) == {"none", *ATTACKS.names()}
+    assert set(labels) == set(ATTACKS.names())
     assert labels["pgd"] == "PGD · sees gradients" and labels["square"] == "Square · sees outputs only"
     assert labels["low_frequency"] == "Low frequency · sees gradients"
     assert tuple(view.THREATS) == KINDS
@@ -290,79 +412,278 @@ def test_options_are_explained() -> None:
     assert view.options_words("universal") == view.options_words("none") == ""
 
 
-@pytest.mark.parametrize("attack", ["none", *ATTACKS.names()])
-def test_settings_have_what_the_attack_takes(attack: str) -> None:
-    settings = Choices(attack=attack, norm="l2", objective="l1", options="").settings()
-    usual = {"eps": 4, "steps": engine.step_limits(attack)[0], "norm": "l2", "objective": "l1"}
+@pytest.mark.parametrize("method", ["none", *ATTACKS.names()])
+def test_settings_have_what_the_attack_takes(method: str) -> None:
+    settings = Choices(method=method, norm="l2", objective="l1", options="").settings()
+    usual = {"eps": 4, "steps": choices.step_limits(method)[0], "norm": "l2", "objective": "l1"}
     for name, value in usual.items():
-        assert getattr(settings, name) == (value if name in engine.takes(attack) else None)
+        assert getattr(settings, name) == (value if name in choices.takes(method) else None)
 
 
 def test_options_are_read_from_text() -> None:
-    options = Choices(options=" restarts = 2, momentum=0.75,").settings().options
-    assert options == {"restarts": 2, "momentum": 0.75}
-    assert Choices(options=None).settings().options == {"restarts": 1, "momentum": 0.0}
+    assert Choices(options=" restarts = 2, momentum=0.75,").settings().options == {"restarts": 2, "momentum": 0.75}
 
 
 def test_controls_follow_the_attack() -> None:
-    info, eps, steps, _, objective, norm, options, now = interface.controls_of("simba", "pgd")
-    assert info["info"] == ATTACKS.get("simba").summary and now == "simba"
+    method, eps, steps, _, objective, norm, options = controls.attack_details("quick", "simba")
+    assert method["info"] == ATTACKS.get("simba").summary
     assert eps["visible"] and objective["visible"] and not norm["visible"]
-    assert (steps["value"], steps["maximum"]) == engine.QUERY_STEPS
-    assert options["visible"] and options["value"] == "" and "basis=pixel" in options["info"]
-    _, eps, steps, *_ = interface.controls_of("cw", "pgd")
-    assert not eps["visible"]
-    assert "value" not in steps, "steps that were chosen for PGD are kept"
-    assert not any(update["visible"] for update in interface.controls_of("none", "pgd")[1:-1])
+    assert steps["placeholder"] == str(choices.QUERY_STEPS[0])
+    assert options["visible"] and "basis=pixel" in options["info"]
+    _, eps, steps, *_ = controls.attack_details("strong", "")
+    assert (eps["placeholder"], steps["placeholder"]) == ("4", "50")
+    assert not controls.attack_details("quick", "cw")[1]["visible"]
+    assert not any(update["visible"] for update in controls.attack_details("off", "pgd"))
 
 
-DEFENCE: dict[str, Any] = {"defence": "ddpm", "noise_level": 3, "draws": 1}
+def test_a_transform_has_neither_noise_level_nor_draws() -> None:
+    for sampler, shown in (("", True), ("ddim", True), ("jpeg", False)):
+        assert [update["visible"] for update in controls.defence_details("best", sampler)] == [True, shown, shown]
+    assert not any(update["visible"] for update in controls.defence_details("off", "ddim"))
+    assert controls.defence_details("best", "")[2]["placeholder"] == str(spine.DEFAULT.draws)
+    assert view.defence_words("dct_denoise") == "Plain DCT denoise, sigma 8"
 
 
-@pytest.mark.parametrize("attack", ATTACKS.names())
-def test_phases_know_the_steps_of_every_attack(attack: str) -> None:
-    choices = Choices(attack=attack, steps=2, options="searches=3" if attack == "cw" else "", captured=True, **DEFENCE)
-    planned = next(phase.steps for phase in engine.phases(choices) if phase.words == "Attacking")
+def test_the_plan_says_what_it_costs_or_why_not() -> None:
+    here = networks_of_seconds(0.1)
+    words = controls.plan_words(here, *(link.FIELDS | {"attack": "adaptive", "draws": "2"}).values())
+    assert "**knows the defence**" in words and "Your details override: draws." in words and "about" in words
+    assert "eps 'much' is not a number" in controls.plan_words(here, *(link.FIELDS | {"eps": "much"}).values()).lower()
+
+
+def networks_of_seconds(seconds: float) -> Any:
+    return type("Here", (), {"seconds": seconds})()
+
+
+DEFENCE: dict[str, Any] = {"sampler": "ddpm", "noise_level": 3, "draws": 1}
+
+
+@pytest.mark.parametrize("method", ATTACKS.names())
+def test_phases_know_the_steps_of_every_attack(method: str, here: Networks) -> None:
+    chosen = Choices(method=method, steps=2, options="searches=3" if method == "cw" else "", captured=True, **DEFENCE)
+    planned = next(phase.steps for phase in engine.phases(chosen) if phase.words == "Attacking")
     photo = torch.rand(1, 3, 32, 32, generator=torch.Generator().manual_seed(0))
-    reported = {step.steps for step in engine.start(photo, choices, choices.settings()) if step.stage == "attack"}
-    assert reported == {planned}
+    steps = engine.start(here, photo, chosen, chosen.settings())
+    assert {step.steps for step in steps if step.stage == "attack"} == {planned}
 
 
-@pytest.mark.parametrize("attack", ["pgd", "square"])
-def test_phases_cost_what_each_threat_evaluates(attack: str) -> None:
+@pytest.mark.parametrize("method", ["pgd", "square"])
+def test_phases_cost_what_each_threat_evaluates(method: str) -> None:
     cost = {}
     for kind in KINDS:
-        plan = engine.phases(Choices(attack=attack, threat=kind, **DEFENCE))
+        plan = engine.phases(Choices(method=method, threat=kind, **DEFENCE))
         cost[kind] = next(phase.cost for phase in plan if phase.words == "Attacking")
-    gradients = {"oblivious": 3, "bpda": 3 + 3, "surrogate": 3 + 4 * 2, "exact": 3 + 4 * 3}
-    assert cost == (gradients if attack == "pgd" else {"oblivious": 1, "bpda": 4, "surrogate": 3, "exact": 4})
+    forward, gradient, backward = engine.PURIFIER, engine.GRADIENT, engine.PURIFIER_GRADIENT
+    white = {"oblivious": 0, "bpda": 3 * forward, "surrogate": 2 * backward, "exact": 3 * backward}
+    black = {"oblivious": 0, "bpda": 3 * forward, "surrogate": 2 * forward, "exact": 3 * forward}
+    expected = {kind: gradient + more for kind, more in white.items()}
+    assert cost == (expected if method == "pgd" else {kind: 1 + more for kind, more in black.items()})
 
 
-def test_progress_counts_the_steps_that_the_library_reports() -> None:
-    progress = view.Progress(engine.phases(Choices(captured=True, steps=10)))
-    case = result(restored=28.0)
-    progress.update(Step("restore", 1, 1, case))
-    progress.update(Step("attack", 3, 40, case))
-    assert "Attacking, step 3 of 40" in progress.words()
-    assert not progress.due()
-    progress.shown -= 2 * view.REFRESH
-    assert progress.due() and not progress.due()
+# --- Networks ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def here() -> Networks:
+    return Networks()
+
+
+def test_model_line_says_what_networks_were_trained_on(here: Networks) -> None:
+    line = here.line(Choices())
+    assert line.startswith("Model: restorer `default` (embedded), ")
+    assert line.count("trained on 94 scenes as captures through axon20 (50%), toled (25%), poled (25%)") == 2
+
+
+def test_model_line_tolerates_missing_facts() -> None:
+    assert networks.trained({}) == "its training unrecorded"
+    facts = {"steps": 16000, "panels": ["axon20", "axon20", "toled", "toled"], "seconds": 11000, "device": "a CPU"}
+    said = "trained as captures through axon20 (50%), toled (50%) for 16,000 steps in 3.1 h on a CPU"
+    assert networks.trained(facts) == said
+
+
+def test_a_folder_of_the_owner_is_known_by_its_name(tmp_path: Path) -> None:
+    GatedUNet(widths=(4, 8), blocks=(1, 1)).save_pretrained(tmp_path / "mine")
+    mine = Networks(str(tmp_path / "mine"))
+    assert "restorer `mine` (folder), " in mine.line(Choices())
+    assert set(mine.checkpoints(Choices())) == {"restorer mine", "purifier default"}
+    assert mine.threshold(Choices()) is None, "the detector is calibrated for other weights"
+    embedded = Choices(restorer="default")
+    assert mine.defense(embedded).restorer is not mine.defense(Choices()).restorer
+    assert set(mine.checkpoints(embedded)) == {"restorer default", "purifier default"}
+    with pytest.raises(CheckpointError):
+        Networks(str(tmp_path / "missing"))
+
+
+def test_the_detector_has_its_threshold_for_the_default_defence(here: Networks) -> None:
+    assert here.threshold(presets.choose(defence="best")) is not None
+    assert here.threshold(presets.choose(defence="fast")) is None
+
+
+def test_suspicion_is_told_or_said_to_be_unknown() -> None:
+    case = result(**ATTACKED, defended_clean=27.0, defended_attacked=25.0)
+    scores = case.detection() or pytest.fail("no scores")
+    assert "**notices**" in words_of.suspicion(case, scores["attacked"] - 1)
+    assert "**not notice**" in words_of.suspicion(case, scores["attacked"] + 1)
+    assert "not known" in words_of.suspicion(case, None)
+    assert words_of.suspicion(result(**ATTACKED), None) == ""
+
+
+# --- Looking ----------------------------------------------------------------------------------------------------------
+
+
+def test_the_lens_shows_the_same_pixels_larger() -> None:
+    image = torch.arange(3 * 16 * 24).view(1, 3, 16, 24) / 1200
+    shown = view.lens(image, 4, 0.5, 0.5)
+    side = shown.size[0] // 4  # of a pixel
+    assert shown.size == (256, 256)
+    for x, y in ((0, 0), (3, 3)):
+        expected = to_pil(image).getpixel((10 + x, 6 + y))
+        assert shown.getpixel((x * side, y * side)) == shown.getpixel((x * side + side - 1, y * side)) == expected
+    assert to_pil(image).getpixel((0, 15)) == view.lens(image, 4, 0, 1).getpixel((0, 255)), "it stays inside"
+
+
+def test_the_lens_is_over_the_same_spot_of_all_stages(tmp_path: Path) -> None:
+    strip = []
+    for number in range(2):
+        write_png(torch.full((1, 3, 8, 8), number / 2), tmp_path / f"{number}.png")
+        strip.append((str(tmp_path / f"{number}.png"), f"stage {number}"))
+    crops = results.magnify(strip, 2, 10, 90)
+    assert [caption for _, caption in crops] == ["stage 0", "stage 1"]
+    assert [crop.getpixel((0, 0))[0] for crop, _ in crops] == [0, 128]
+    assert results.magnify(None, 2, 0, 0) == []
+
+
+# --- Runs -------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def small(tmp_path: Path) -> str:
+    write_png(torch.rand(1, 3, 32, 32, generator=torch.Generator().manual_seed(0)), tmp_path / "tiny.png")
+    return str(tmp_path / "tiny.png")
 
 
 @pytest.mark.parametrize("threat", ["oblivious", "bpda"])
-@pytest.mark.parametrize("attack", ATTACKS.names())
-def test_every_attack_runs_to_a_report(attack: str, threat: str, tmp_path: Path) -> None:
-    write_png(torch.rand(1, 3, 32, 32, generator=torch.Generator().manual_seed(0)), tmp_path / "tiny.png")
-    updates = interface.run(str(tmp_path / "tiny.png"), attack=attack, steps=2, draws=1, threat=threat)
-    *_, (line, words, stages, _, _, report) = updates
+@pytest.mark.parametrize("method", ATTACKS.names())
+def test_every_attack_runs_to_a_report(method: str, threat: str, small: str, here: Networks) -> None:
+    *_, (line, words, stages, _, _, report, _) = Runs(here).run(small, method=method, steps=2, threat=threat)
     assert 'data-state="done"' in line
     assert ("who knows the defence" in words) == (threat != "oblivious")
-    assert ("queries" in words) == (not ATTACKS.get(attack).white_box)
+    assert ("queries" in words) == (not ATTACKS.get(method).white_box)
     assert len(stages) == len(view.STAGES)
     settings = report["settings"]
-    assert (settings["attack"], settings["threat"]) == (attack, threat)
-    assert settings["steps"] == (2 if "steps" in engine.takes(attack) else None)
-    assert settings["options"] == ATTACKS.get(attack).parse_options({})
+    assert (settings["attack"], settings["threat"]) == (method, threat)
+    assert settings["steps"] == (2 if "steps" in choices.takes(method) else None)
+    assert settings["options"] == ATTACKS.get(method).parse_options({})
+
+
+def test_every_stage_is_sent_when_it_is_there(small: str, here: Networks) -> None:
+    updates = list(Runs(here).run(small, steps=1))
+    assert {len(update) for update in updates} == {OUTPUTS}
+    strips = [len(update[2]) for update in updates if isinstance(update[2], list)]
+    assert strips[0] == 0 and strips[-1] == len(view.STAGES)
+    assert sorted(set(strips)) == strips[: len(set(strips))], "the strip grows"
+
+
+def test_a_run_stops_within_a_step(small: str, here: Networks, monkeypatch: pytest.MonkeyPatch) -> None:
+    evaluated = []
+    restorer = here.defense(Choices()).restorer
+    handle = restorer.register_forward_hook(lambda *_: evaluated.append(1))
+    updates = Runs(here).run(small, attack="strong")
+    next(update for update in updates if "Attacking" in update[0])
+    before = len(evaluated)
+    updates.close()  # type: ignore[attr-defined]
+    handle.remove()
+    assert len(evaluated) == before and before < 20
+
+
+def test_the_first_result_costs_few_evaluations(small: str, here: Networks) -> None:
+    """Within 10 s on two cores at 256²: a gradient takes 0.2 s there, an evaluation of the purifier 0.25 s."""
+    counted = {"restorer": 0, "purifier": 0}
+    defense = here.defense(presets.choose())
+
+    def count(kind: str) -> Any:
+        return lambda *_: counted.update({kind: counted[kind] + 1})
+
+    handles = [defense.restorer.register_forward_hook(count("restorer"))]
+    forward = DiffusionPurifier.iterate
+    with pytest.MonkeyPatch.context() as patch:
+
+        def iterate(self: DiffusionPurifier, *arguments: Any, **options: Any) -> Iterator[Any]:
+            for step in forward(self, *arguments, **options):
+                counted["purifier"] += 1
+                yield step
+
+        patch.setattr(DiffusionPurifier, "iterate", iterate)
+        list(Runs(here).run(small))
+    for handle in handles:
+        handle.remove()
+    assert counted["purifier"] == 2
+    assert counted["restorer"] <= 10 + 6
+
+
+def test_a_batch_keeps_what_is_finished(small: str, here: Networks, tmp_path: Path) -> None:
+    (tmp_path / "bad.png").write_bytes(b"nothing")
+    updates = Batches(here).run([small, str(tmp_path / "bad.png"), small], *(link.FIELDS | {"steps": "1"}).values())
+    *_, (line, table, _) = updates = list(updates)
+    made = [files["value"] for *_, files in updates if files.get("value")]
+    assert 'data-state="done"' in line and "2 of 3" in line
+    assert "not an image" in table and table.count("<tr>") == 4
+    first = list(csv.DictReader(Path(made[0][0]).read_text().splitlines()))
+    last = list(csv.DictReader(Path(made[-1][0]).read_text().splitlines()))
+    assert len(first) == 1 and float(first[0]["psnr_restored"]) > 0
+    assert [bool(row["problem"]) for row in last] == [False, True, False]
+    with zipfile.ZipFile(made[-1][1]) as archive:
+        names = archive.namelist()
+    assert {"01-tiny/recipe.json", "01-tiny/defended_attacked.png", "03-tiny/16-bit/restored.png"} <= set(names)
+    assert not any(name.startswith("02") for name in names)
+
+
+def test_a_batch_has_limits(small: str, here: Networks) -> None:
+    for photos, said in (([], "0 photos"), ([small] * 21, "21 photos")):
+        line, *_ = next(iter(Batches(here).run(photos, *link.FIELDS.values())))
+        assert said in line
+
+
+def test_names_are_no_formulas() -> None:
+    assert b"'=1+1.png" in table_csv([{"photo": "=1+1.png"}])
+
+
+def test_certificates_are_those_of_the_library(small: str, here: Networks) -> None:
+    updates = list(Certificates(here).run(100, small, *(link.FIELDS | {"captured": True, "seed": "3"}).values()))
+    line, words, table, images = updates[-1]
+    assert 'data-state="done"' in line and any("of 100 samples" in update[0] for update in updates)
+    assert "Not certified" in words and "4/255" in words
+    chosen = presets.choose(defence="best", captured=True, seed=3)
+    defense, photo = here.defense(chosen), read_image(small)
+    settings = Certification(Gaussian(0.05), tuple(map(Budget, RADII)), samples=100, seed=3)
+    captured = quantize(photo)
+    with torch.no_grad():
+        bare = defense.restorer(captured)
+    *_, last = certify(Denoised(defense.restorer, defense.purifier, 0.05).eval(), captured, bare, settings, bare=bare)
+    floors = [floor.draw for floor in last.certificate.floors if floor.draw is not None]
+    assert floors and all(f"≥ {floor:.1f}" in table for floor in floors)
+    assert len(images) == 3
+
+
+def test_only_offered_numbers_of_samples(small: str, here: Networks) -> None:
+    line, *_ = next(iter(Certificates(here).run(10**9, small, *link.FIELDS.values())))
+    assert "1000000000 samples" in line
+    assert SIDE == 128
+
+
+# --- Published results ------------------------------------------------------------------------------------------------
+
+
+def test_the_plot_holds_the_published_numbers() -> None:
+    found = read_results(publish.ROOT / "results" / "spine.json")
+    points = frame(found, "heldout", "psnr")
+    assert set(points["image"]) == set(LINES.values())
+    wanted = {"split": "heldout", "eps": 8, "size": 256, "threat": "oblivious"}
+    rows = [row for row in found.rows if wanted.items() <= {name: row[name] for name in wanted}.items()]
+    rows = [row for row in rows if row["purifier"] == spine.DEFAULT.facts()]
+    mean = sum(row["psnr"]["defended_attacked"] for row in rows) / len(rows)
+    point = points[(points["ε, of 255"] == 8) & (points["image"] == LINES["defended_attacked"])]
+    assert point["value"].item() == pytest.approx(mean, abs=1e-3)
 
 
 # --- The API ----------------------------------------------------------------------------------------------------------
@@ -386,29 +707,31 @@ def tiny(tmp_path: Path) -> Any:
     return handle_file(str(tmp_path / "tiny.png"))
 
 
+def value(update: Any) -> Any:
+    """Of an update that shows what was hidden."""
+    return update.get("value") if isinstance(update, dict) else update
+
+
 def test_api_runs_everything(client: Any, tiny: Any) -> None:
-    options = {"steps": 1, "draws": 1, "random_seed": False, "seed": 3}
-    line, verdict, stages, table, delta, report = client.predict(tiny, api_name="/run", **options)
+    line, verdict, stages, table, delta, report, files = client.predict(tiny, steps=1, seed=3, api_name="/run")
     assert 'data-state="done"' in line
     assert "The attack" in verdict
     assert [stage["caption"] for stage in stages] == list(view.STAGES.values())
     assert all(stage["image"].endswith(".png") for stage in stages)
     assert "<table" in table
-    assert (delta.get("value") if isinstance(delta, dict) else delta).endswith(".png")
+    assert value(delta).endswith(".png")
     assert report["settings"]["seed"] == 3
     assert report["images"][0]["psnr"]["defended_attacked"] > 0
     assert set(report) == {"settings", "versions", "checkpoints", "detector", "images"}
     assert set(report["images"][0]["detection"]) == {"clean", "attacked"}
-
-
-def test_a_transform_has_neither_noise_level_nor_draws() -> None:
-    for defence, shown in (("one_step", True), ("jpeg", False), ("none", False)):
-        assert [update["visible"] for update in interface.defence_controls_of(defence)] == [shown, shown]
-    assert view.defence_words("dct_denoise") == "Plain DCT denoise, sigma 8"
+    names = [Path(path).name for path in value(files)]
+    assert names[:2] == ["everything.zip", "recipe.json"]
+    deep = next(path for path in value(files) if path.endswith("restored-16-bit.png"))
+    assert Path(deep).read_bytes()[24] == 16, "bits of a sample, in the header"
 
 
 def test_api_takes_a_plain_transform_for_a_defence(client: Any, tiny: Any) -> None:
-    *_, report = client.predict(tiny, steps=1, defence="jpeg", api_name="/run")
+    *_, report, _ = client.predict(tiny, steps=1, sampler="jpeg", api_name="/run")
     assert report["settings"]["purifier"] == {"sampler": "jpeg", "strength": 75}
     assert report["detector"] == {"threshold": None}, "it was calibrated for another defence"
     assert set(report["checkpoints"]) == {"restorer default"}
@@ -416,22 +739,38 @@ def test_api_takes_a_plain_transform_for_a_defence(client: Any, tiny: Any) -> No
 
 
 def test_api_takes_a_real_capture(client: Any, tiny: Any) -> None:
-    *_, report = client.predict(tiny, captured=True, steps=1, draws=1, api_name="/run")
+    *_, report, _ = client.predict(tiny, captured=True, steps=1, api_name="/run")
     assert report["images"][0]["psnr"]["captured"] is None
     assert report["images"][0]["psnr"]["attacked_restored"] > 0
 
 
 def test_api_takes_more_steps_of_a_black_box_attack(client: Any, tiny: Any) -> None:
-    options = {"attack": "square", "threat": "exact", "objective": "ssim", "options": "p_init=0.5", "draws": 1}
-    *_, report = client.predict(tiny, steps=60, api_name="/run", **options)
-    expected = {"steps": 60, "norm": None, "objective": "ssim", "threat": "exact", "options": {"p_init": 0.5}}
+    options = {"method": "square", "threat": "exact", "objective": "ssim", "options": "p_init=0.5"}
+    *_, report, _ = client.predict(tiny, steps=20, api_name="/run", **options)
+    expected = {"steps": 20, "norm": None, "objective": "ssim", "threat": "exact", "options": {"p_init": 0.5}}
     assert {name: report["settings"][name] for name in expected} == expected
-    assert report["images"][0]["search"]["forwards"] == 60
+    assert report["images"][0]["search"]["forwards"] == 20
 
 
-def test_api_gives_the_usual_steps_for_null(client: Any, tiny: Any) -> None:
-    *_, report = client.predict(tiny, attack="square", steps=None, defence="none", api_name="/run")
-    assert report["settings"]["steps"] == 200
+def test_api_stages_one_by_one_are_those_of_a_run(client: Any, tiny: Any) -> None:
+    from gradio_client import handle_file
+
+    *_, strip, _, _, _, _ = client.predict(tiny, captured=True, steps=1, seed=3, api_name="/run")
+    stages = {stage["caption"]: stage["image"] for stage in strip}
+    _, attacked = client.predict(tiny, steps=1, seed=3, api_name="/attack")
+    assert torch.equal(read_image(attacked), read_image(stages["Attacked capture"]))
+    _, restored = client.predict(handle_file(attacked), api_name="/restore")
+    assert torch.equal(read_image(restored), read_image(stages["Attacked, restored"]))
+    line, purified = client.predict(handle_file(attacked), sampler="jpeg", api_name="/purify")
+    assert 'data-state="done"' in line
+    assert torch.equal(read_image(purified), read_image(jpeg_of(attacked)))
+
+
+def jpeg_of(path: str) -> bytes:
+    """What the transform `jpeg` does, by Pillow."""
+    buffer = io.BytesIO()
+    Image.open(path).save(buffer, "JPEG", quality=75, subsampling="4:2:0")
+    return buffer.getvalue()
 
 
 def test_api_errors_are_one_sentence_without_paths(client: Any, tiny: Any, tmp_path: Path) -> None:
@@ -444,13 +783,30 @@ def test_api_errors_are_one_sentence_without_paths(client: Any, tiny: Any, tmp_p
         (None, {}, "no photo"),
         (tiny, {"options": "restarts"}, "The option 'restarts' is not of the form name=value."),
         (tiny, {"options": "spin=2"}, "Attack pgd has no option 'spin'; it has restarts, momentum."),
+        (tiny, {"method": "magic"}, "magic"),
         (tiny, {"attack": "magic"}, "magic"),
         (tiny, {"steps": 51}, "51, not a number in 1…50"),
+        (tiny, {"restorer": "udc_defense"}, "'udc_defense' is neither an embedded restorer"),
     ):
         with pytest.raises(Exception, match=expected) as caught:
             client.predict(photo, api_name="/run", **options)
-        assert "/" not in str(caught.value).replace("1/255", "")
+        assert "/" not in str(caught.value).replace("1/255", "").replace("owner/name", "")
 
 
-def test_api_has_one_public_endpoint(client: Any) -> None:
-    assert list(client.view_api(return_format="dict")["named_endpoints"]) == ["/run"]
+@pytest.mark.parametrize("endpoint", ["run", "attack", "purify", "restore"])
+def test_data_urls_meet_the_same_reader(endpoint: str, client: Any) -> None:
+    """Gradio would decode them itself, past every limit of size."""
+    bomb = io.BytesIO()
+    Image.new("1", (5000, 5000)).save(bomb, "PNG")
+    for data, expected in ((bomb.getvalue(), "5000x5000 pixels"), (b"nothing", "not an image")):
+        url = "data:image/png;base64," + base64.b64encode(data).decode()
+        with pytest.raises(Exception, match=expected):
+            client.predict({"url": url, "path": None, "meta": {"_type": "gradio.FileData"}}, api_name=f"/{endpoint}")
+
+
+def test_api_has_four_documented_endpoints(client: Any) -> None:
+    endpoints = client.view_api(return_format="dict")["named_endpoints"]
+    assert set(endpoints) == {"/run", "/attack", "/purify", "/restore"}
+    assert [field["parameter_name"] for field in endpoints["/run"]["parameters"]] == ["photo", *link.FIELDS]
+    optional = [field for field in endpoints["/run"]["parameters"][1:] if not field["parameter_has_default"]]
+    assert optional == []

@@ -14,6 +14,9 @@ def add(commands: Any) -> None:
     demo = command(commands, "demo", _demo, "the browser demo")
     demo.add_argument("--host", default=None)
     demo.add_argument("--port", type=int, default=None)
+    demo.add_argument(
+        "--restorer", default="default", metavar="NAME", help="embedded name, folder or owner/name[@revision]"
+    )
     demo.add_argument("--share", action="store_true", help="a public link through Gradio's servers")
 
 
@@ -22,5 +25,5 @@ def _demo(options: argparse.Namespace) -> int:
         from udc_defense.demo import main as serve
     except ImportError as error:
         raise SettingError(f'the demo needs {error.name}; install it with pip install "udc-defense[demo]".') from error
-    serve(host=options.host, port=options.port, share=options.share)
+    serve(host=options.host, port=options.port, share=options.share, restorer=options.restorer)
     return 0

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable, Iterator
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -31,6 +31,9 @@ STAGE_WORDS = {
     "resubmit": "asking again",
 }
 
+# What may be said beside a recipe: where things are here.
+BESIDE_A_RECIPE = {"recipe", "images", "out", "device", "restorer", "purifier_weights"}
+
 
 def add(commands: Any) -> None:
     """Add the commands."""
@@ -41,10 +44,14 @@ def add(commands: Any) -> None:
     add_panel(run)
     add_attack(run)
     run.add_argument(
+        "--recipe", type=Path, metavar="FILE", help="do again what the demo wrote down, with all its settings"
+    )
+    run.add_argument(
         "--resubmit", type=int, default=0, metavar="N", help="ask the defended restorer N times more with fresh noise"
     )
     add_purifier(run)
     add_common(run)
+    run.set_defaults(command=lambda options: _run_recipe(run, options) if options.recipe else _run(options))
 
     simulate = _one_stage_command(commands, "simulate", _simulate, "photos to under-display captures")
     add_panel(simulate)
@@ -74,33 +81,84 @@ def _one_stage_command(
 
 
 def _run(options: argparse.Namespace) -> int:
-    """Everything on every photo; report.json is rewritten after each, so that an interruption loses nothing."""
+    """Everything on every photo."""
+    purification = _purification(options)
+    report = _new_report(_settings(options), purification, options.captured, options.restorer)
+    process = partial(_process, _defense(options), _settings(options), report, options.out)
+    return each(list(sources(options)), options.out, process)
+
+
+def _run_recipe(parser: argparse.ArgumentParser, options: argparse.Namespace) -> int:
+    """What the demo did, again: its photo gives the same pixels on the same device."""
+    import torch
+
+    from udc_defense.checkpoints import load_restorer, weights_sum
+    from udc_defense.defense import Defense
+    from udc_defense.evaluation.recipe import photo_sum, read_recipe
+
+    usual = vars(parser.parse_args(["--out", str(options.out)]))
+    changed = {name for name, value in usual.items() if getattr(options, name) != value}
+    if others := sorted(changed - BESIDE_A_RECIPE):
+        raise SettingError(f"--{others[0].replace('_', '-')} cannot stand beside --recipe, which settles it.")
+    if not options.images:
+        raise SettingError("no image is given; name the photo of the recipe.")
+    recipe = read_recipe(options.recipe)
+    # The demo of a folder's network has written its name only: whoever has the folder says where it is.
+    places = {"restorer": "restorer", "purifier": "purifier_weights"}
+    names = {
+        kind: getattr(options, places[kind]) if places[kind] in changed else recipe.public_name(kind)
+        for kind in recipe.networks
+    }
+    recipe.check_weights({kind: weights_sum(name, kind) for kind, name in names.items()})
+    for difference in recipe.differences():
+        say(f"the recipe was made with another version, so that pixels may differ: {difference}")
+    torch.set_num_threads(recipe.threads)
+    purification = recipe.purification
+    if purification and "purifier" in names:
+        purification = replace(purification, weights=names["purifier"])
+    purifier = purification.load() if purification else None
+    place = device(recipe.device if options.device == "auto" else options.device)
+    defense = Defense(load_restorer(names["restorer"]), purifier).to(place).eval()
+    report = _new_report(recipe.settings, purification, recipe.captured, names["restorer"])
+    for path in options.images:
+        if path.is_file() and photo_sum(path) != recipe.photo:
+            say(f"{path.name}: not the photo of the recipe; its settings are applied all the same")
+
+    def process(_: str, load: Loader, folder: Path) -> None:
+        _process(defense, recipe.settings, report, options.out, recipe.name, load, folder)
+
+    return each([(path.name, partial(recipe.load, path)) for path in options.images], options.out, process)
+
+
+def _new_report(settings: Settings, purification: Purification | None, captured: bool, restorer: str) -> dict[str, Any]:
+    """report.json before the first photo."""
     from udc_defense import detection
-    from udc_defense.evaluation import case
     from udc_defense.evaluation.runner import checkpoint_sums, versions
 
-    defense, settings, purification = _defense(options), _settings(options), _purification(options)
     purifier = purification.facts() if purification else None
     weights = [purification.weights] if purification and not purification.is_transform else []
-    report: dict[str, Any] = {
-        "settings": asdict(settings) | {"purifier": purifier, "captured": options.captured},
+    checkpoints = checkpoint_sums(restorer, *weights)
+    return {
+        "settings": asdict(settings) | {"purifier": purifier, "captured": captured},
         "versions": versions(),
-        "checkpoints": checkpoint_sums(options.restorer, *weights),
-        "detector": None,
+        "checkpoints": checkpoints,
+        "detector": None if purifier is None else {"threshold": detection.calibrated(purifier, checkpoints)},
         "images": [],
     }
-    if purifier is not None:
-        report["detector"] = {"threshold": detection.calibrated(purifier, report["checkpoints"])}
 
-    def process(name: str, load: Loader, folder: Path) -> None:
-        result = _watch(case.run(defense, settings, name, **load()), name)
-        for stage, image in result.images.items():
-            save(image, folder / f"{stage}.png")
-        report["images"].append(result.report())
-        write_json(options.out / "report.json", report)
-        _print_scores(report["images"][-1], report["detector"])
 
-    return each(list(sources(options)), options.out, process)
+def _process(
+    defense: Defense, settings: Settings, report: dict[str, Any], out: Path, name: str, load: Loader, folder: Path
+) -> None:
+    """One photo; report.json is rewritten after each, so that an interruption loses nothing."""
+    from udc_defense.evaluation import case
+
+    result = _watch(case.run(defense, settings, name, **load()), name)
+    for stage, image in result.images.items():
+        save(image, folder / f"{stage}.png")
+    report["images"].append(result.report())
+    write_json(out / "report.json", report)
+    _print_scores(report["images"][-1], report["detector"])
 
 
 def _simulate(options: argparse.Namespace) -> int:

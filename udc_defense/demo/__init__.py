@@ -20,14 +20,16 @@ def no_gpu(handler: Callable[..., Any] | None = None, **_: Any) -> Any:
     return handler if handler else lambda function: function
 
 
-def build(gpu: Callable[..., Any] = no_gpu) -> gr.Blocks:
+def build(gpu: Callable[..., Any] = no_gpu, restorer: str = "default") -> gr.Blocks:
     """The demo, not launched.
 
     Args:
-        gpu: decorator of the handler that computes, such as `spaces.GPU`.
+        gpu: decorator of the handlers that compute, such as `spaces.GPU`.
+        restorer: what visitors meet who name none: an embedded name, a folder, or `owner/name[@revision]` on the Hub.
 
     Raises:
         SettingError: gradio is not installed.
+        CheckpointError: the restorer cannot be loaded.
     """
     # Read when gradio and huggingface_hub are first imported: a photo is nobody else's business.
     os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
@@ -36,7 +38,7 @@ def build(gpu: Callable[..., Any] = no_gpu) -> gr.Blocks:
         from udc_defense.demo.interface import build as build_interface
     except ModuleNotFoundError as error:
         raise SettingError(f'the demo needs {error.name}; install it with pip install "udc-defense[demo]".') from error
-    return build_interface(gpu)
+    return build_interface(gpu, restorer)
 
 
 def launch(demo: gr.Blocks, host: str | None = None, port: int | None = None, share: bool = False, **more: Any) -> Any:
@@ -58,6 +60,7 @@ def launch(demo: gr.Blocks, host: str | None = None, port: int | None = None, sh
         share=share,
         theme=theme(),
         css_paths=[Path(__file__).with_name("style.css")],
+        js=Path(__file__).with_name("page.js").read_text(encoding="utf-8"),
         footer_links=["api", "settings"],
         max_file_size=MAX_UPLOAD,
         enable_monitoring=False,  # its summary needs no key
@@ -67,6 +70,6 @@ def launch(demo: gr.Blocks, host: str | None = None, port: int | None = None, sh
     )
 
 
-def main(host: str | None = None, port: int | None = None, share: bool = False) -> None:
+def main(host: str | None = None, port: int | None = None, share: bool = False, restorer: str = "default") -> None:
     """`udc-defense demo`: build and serve until interrupted."""
-    launch(build(), host, port, share)
+    launch(build(restorer=restorer), host, port, share)

@@ -1,159 +1,39 @@
-"""From what a visitor chose to the library's iterator of steps: limits, networks, device, and the cost in advance."""
+"""From what a visitor chose to the library's iterator of steps: limits of size, the cost in advance, the report."""
 
 from __future__ import annotations
 
-import secrets
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
-from functools import lru_cache
-from math import prod
+from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from udc_defense.attacks import ATTACKS
-from udc_defense.attacks.objectives import OBJECTIVES
-from udc_defense.checkpoints import load_restorer
-from udc_defense.defense import Defense
-from udc_defense.demo.samples import light
-from udc_defense.detection import calibrated
-from udc_defense.errors import SettingError
+from udc_defense.demo.choices import MAX_NOISE_LEVEL, PURIFIER_STEPS, Choices
+from udc_defense.demo.networks import Networks, device
+from udc_defense.errors import ImageError
 from udc_defense.evaluation import case
-from udc_defense.evaluation.purification import Purification
-from udc_defense.evaluation.runner import checkpoint_sums, versions
-from udc_defense.evaluation.spine import DEFAULT
+from udc_defense.evaluation.recipe import Recipe, fitted, photo_sum
+from udc_defense.evaluation.runner import versions
 from udc_defense.images import read_image
 from udc_defense.purifiers import SAMPLERS
-from udc_defense.restorers.base import Restorer
-from udc_defense.threats import KINDS
-from udc_defense.transforms import TRANSFORMS
+from udc_defense.samples import light
 
-MAX_EPS, MAX_NOISE_LEVEL, MAX_DRAWS = 16, 100, 8
-# Steps by default and at most: of attacks that see gradients, and of those that see outputs only and need many more.
-GRADIENT_STEPS, QUERY_STEPS = (10, 50), (200, 1000)
-# Options that run all steps of an attack again; as often as this allows.
-REPEATS, MAX_STEPS_IN_ALL = ("restarts", "searches"), 1000
-MAX_SEED = 2**31 - 1
+NAME = "photo"  # of every photo, where seeds are made: what a file is called changes nothing
 MAX_SIDE = {"cpu": 768, "cuda": 1536}
-METHODS = tuple(dict.fromkeys(["none", DEFAULT.sampler, *SAMPLERS.names(), *TRANSFORMS.names()]))
-NORMS = ("linf", "l2")
+MAX_BYTES = 15_000_000  # of a photo's file
 # Of attacks that ask more than once; SimBA does where its first try fails, as about every second does.
 QUERIES_PER_STEP = {"simba": 1.5}
-PURIFIER_STEPS = 5  # of the methods that can choose
-
-
-def takes(attack: str) -> frozenset[str]:
-    """Which of the parameters that attacks share it takes: eps, steps, norm, objective."""
-    return frozenset() if attack == "none" else frozenset(ATTACKS.get(attack).defaults)
-
-
-def step_limits(attack: str) -> tuple[int, int]:
-    """Steps of an attack by default, and at most."""
-    return GRADIENT_STEPS if attack == "none" or ATTACKS.get(attack).white_box else QUERY_STEPS
-
-
-@dataclass(frozen=True)
-class Choices:
-    """What the visitor chose; the names are those of the API. `noise_level` is the number of forward steps.
-
-    What the attack does not take is ignored, for a hidden slider still has a value; except options, which are in words.
-    """
-
-    captured: bool = False
-    panel: str = "axon20"
-    attack: str = "pgd"
-    eps: float = 4
-    steps: int | None = None
-    defence: str = "one_step"
-    noise_level: int = 20
-    draws: int = 8
-    threat: str = "oblivious"
-    objective: str = "mse"
-    norm: str = "linf"
-    options: str | None = ""
-    random_seed: bool = True
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        """Sliders stop in the browser only: whoever calls the API meets the limits here."""
-        if self.attack != "none":
-            _check_name("attack", self.attack, ATTACKS.names())
-        _, most = step_limits(self.attack)
-        _check("ε", self.eps, 0, MAX_EPS)
-        _check("the number of attack steps", self.attack_steps, 1, most)
-        _check("the noise level", self.noise_level, 0, MAX_NOISE_LEVEL)
-        _check("the number of draws", self.draws, 1, MAX_DRAWS)
-        _check("the seed", self.seed, 0, MAX_SEED)
-        _check_name("defence", self.defence, METHODS)
-        _check_name("norm", self.norm, NORMS)
-        _check_name("objective", self.objective, OBJECTIVES)
-        _check_name("threat", self.threat, KINDS)
-        if self.attack_steps * self.repeats > MAX_STEPS_IN_ALL:
-            raise SettingError(f"{self.repeats} runs of the attack's steps are more than {MAX_STEPS_IN_ALL} in all.")
-
-    @property
-    def attack_steps(self) -> int:
-        """Of one run of the attack; chosen or by default, 1 of an attack without steps."""
-        if self.attack != "none" and "steps" not in takes(self.attack):
-            return 1
-        return step_limits(self.attack)[0] if self.steps is None else self.steps
-
-    @property
-    def repeats(self) -> int:
-        """How often the attack runs all its steps."""
-        return prod(value for name, value in self.attack_options().items() if name in REPEATS)
-
-    def attack_options(self) -> dict[str, Any]:
-        """The attack's own, all of them, from a text such as `restarts=2, momentum=0.75`."""
-        if self.attack == "none":
-            return {}
-        given = {}
-        for part in filter(str.strip, (self.options or "").split(",")):
-            name, equals, value = map(str.strip, part.partition("="))
-            if not equals:
-                raise SettingError(f"the option {name!r} is not of the form name=value.")
-            given[name] = value
-        return ATTACKS.get(self.attack).parse_options(given)
-
-    def settings(self) -> case.Settings:
-        """For the library. Without a defence, an attacker who knows it is the same as one who does not."""
-        shared: dict[str, Any] = {"eps": float(self.eps), "steps": int(self.attack_steps)}
-        shared |= {"norm": self.norm, "objective": self.objective}
-        against = self.threat if "none" not in (self.attack, self.defence) else "oblivious"
-        return case.Settings(
-            panel=self.panel,
-            attack=self.attack,
-            threat=against,  # type: ignore[arg-type]  # one of KINDS
-            options=self.attack_options(),
-            seed=secrets.randbelow(MAX_SEED) if self.random_seed else int(self.seed),
-            **{name: value for name, value in shared.items() if name in takes(self.attack)},
-        )
-
-    def purification(self) -> Purification | None:
-        """None where there is no defence; a plain transform has its default strength."""
-        if self.defence == "none":
-            return None
-        if self.defence in TRANSFORMS.names():
-            return Purification(self.defence)
-        level, draws = int(self.noise_level), int(self.draws)
-        return Purification(self.defence, level, steps=PURIFIER_STEPS, draws=draws)
-
-
-def _check(name: str, value: float, low: float, high: float) -> None:
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not low <= value <= high:
-        raise SettingError(f"{name} is {value!r}, not a number in {low:g}…{high:g}.")
-
-
-def _check_name(kind: str, value: Any, names: Iterable[str]) -> None:
-    if value not in (known := list(names)):
-        raise SettingError(f"the {kind} {value!r} is not one of {', '.join(known)}.")
+# Costs in forward evaluations of the restorer: of the purifier's network, and of a gradient through either. The
+# purifier forgets its activations on the way and computes them again.
+PURIFIER, GRADIENT, PURIFIER_GRADIENT = 3.0, 2.0, 9.0
 
 
 @dataclass(frozen=True)
 class Phase:
-    """A part of a run, in a visitor's words; `cost` of each step in network evaluations."""
+    """A part of a run, in a visitor's words; `cost` of each step in evaluations of the restorer."""
 
     words: str
     steps: int
@@ -167,94 +47,97 @@ class Phase:
 def phases(choices: Choices) -> list[Phase]:
     """What a run will do, in its order; each ends when it has added images to the result."""
     evaluations = _evaluations(choices)
-    purify = (evaluations, 1.0 + 1.0 / max(1, evaluations))
-    attacked = choices.attack != "none"
+    purify = (evaluations, PURIFIER + 1.0 / max(1, evaluations))
+    attacked = choices.method != "none"
     plan = [] if choices.captured else [Phase("Simulating the camera", 1, 4)]
     plan += [Phase("Restoring", 1, 1)]
     plan += [_attack_phase(choices), Phase("Trying random noise instead", 1, 1)] if attacked else []
-    if choices.defence != "none":
+    if choices.sampler != "none":
         plan += [Phase("Purifying the untouched capture", *purify)]
         plan += [Phase("Purifying the attacked capture", *purify)] if attacked else []
     return plan
 
 
 def _attack_phase(choices: Choices) -> Phase:
-    """A gradient costs 3 evaluations, of the purifier 4: it forgets its activations and computes them again.
-
-    BPDA takes the purifier for the identity backwards. Who sees outputs only evaluates forwards, whatever the threat.
-    """
+    """BPDA takes the purifier for the identity backwards. Who sees outputs only never goes backwards."""
     of_threat = {
         "oblivious": (0, 0.0),
-        "bpda": (_evaluations(choices), 1.0),
-        "surrogate": (_evaluations(choices, per_draw=case.Settings.surrogate_steps), 4.0),
-        "exact": (_evaluations(choices), 4.0),
+        "bpda": (_evaluations(choices), PURIFIER),
+        "surrogate": (_evaluations(choices, per_draw=case.Settings.surrogate_steps), PURIFIER_GRADIENT),
+        "exact": (_evaluations(choices), PURIFIER_GRADIENT),
     }
     evaluations, gradient_cost = of_threat[choices.threat]
-    if ATTACKS.get(choices.attack).white_box:
-        cost = 3.0 + gradient_cost * evaluations
+    if ATTACKS.get(choices.method).white_box:
+        cost = GRADIENT + gradient_cost * evaluations
     else:
-        cost = QUERIES_PER_STEP.get(choices.attack, 1.0) * (1 + evaluations)
+        cost = QUERIES_PER_STEP.get(choices.method, 1.0) * (1 + PURIFIER * evaluations)
     return Phase("Attacking", int(choices.attack_steps) * choices.repeats, cost)
 
 
 def _evaluations(choices: Choices, per_draw: int = MAX_NOISE_LEVEL) -> int:
     """Of the purifier's network in one pass, with at most so many per draw."""
-    if choices.defence not in SAMPLERS.names() or not choices.noise_level:
+    if choices.sampler not in SAMPLERS.names() or not choices.noise_level:
         return 0
-    of_method = SAMPLERS.get(choices.defence).evaluations(int(choices.noise_level), PURIFIER_STEPS)
+    of_method = SAMPLERS.get(choices.sampler).evaluations(int(choices.noise_level), PURIFIER_STEPS)
     return min(of_method, per_draw) * int(choices.draws)
 
 
-def device() -> str:
-    return "cuda" if torch.cuda.is_available() else "cpu"
-
-
-@lru_cache(maxsize=1)
-def restorer() -> Restorer:
-    """Loaded once, before the first visitor comes."""
-    return load_restorer().to(device())
+def total_cost(choices: Choices) -> float:
+    """Of a whole run, in evaluations of the restorer."""
+    return sum(phase.total for phase in phases(choices))
 
 
 def read_photo(path: str) -> tuple[Tensor, str]:
-    """A visitor's photo (1, 3, H, W), no larger than this machine can take, and a note where it was made smaller."""
+    """A visitor's photo (1, 3, H, W), no larger than this machine can take, and a note where it was made smaller.
+
+    Raises:
+        ImageError: it is no image, or larger than allowed.
+    """
+    if (size := Path(path).stat().st_size) > MAX_BYTES:
+        raise ImageError(f"the photo has {size / 1e6:.1f} MB, more than the {MAX_BYTES / 1e6:g} MB allowed.")
     photo = read_image(path)
-    height, width = photo.shape[-2:]
-    scale = MAX_SIDE[device()] / max(height, width)
-    if scale >= 1:
+    smaller = fitted(photo, MAX_SIDE[device()])
+    if smaller is photo:
         return photo, ""
-    size = (max(1, round(height * scale)), max(1, round(width * scale)))
-    smaller = F.interpolate(photo, size=size, mode="bicubic", antialias=True).clamp(0, 1)
-    return smaller, f"The photo was scaled down from {width}×{height} to {size[1]}×{size[0]} pixels."
+    (height, width), (new_height, new_width) = photo.shape[-2:], smaller.shape[-2:]
+    return smaller, f"The photo was scaled down from {width}×{height} to {new_width}×{new_height} pixels."
 
 
-def start(photo: Tensor, choices: Choices, settings: case.Settings) -> Iterator[case.Step]:
+def start(networks: Networks, photo: Tensor, choices: Choices, settings: case.Settings) -> Iterator[case.Step]:
     """All stages of one photo; close the iterator to stop."""
-    purification = choices.purification()
-    defense = Defense(restorer(), purification.load().to(device()) if purification else None)
-    if choices.captured:
-        return case.run(defense, settings, "photo", captured=photo.to(device()))
-    return case.run(defense, settings, "photo", scene=light(photo).to(device()))
+    return case.run(networks.defense(choices), settings, NAME, **inputs(photo, choices))
 
 
-def report(choices: Choices, settings: case.Settings, result: case.Result) -> dict[str, Any]:
+def inputs(photo: Tensor, choices: Choices) -> dict[str, Tensor]:
+    """The photo as `case.run` takes it."""
+    return {"captured" if choices.captured else "scene": (photo if choices.captured else light(photo)).to(device())}
+
+
+def report(networks: Networks, choices: Choices, settings: case.Settings, result: case.Result) -> dict[str, Any]:
     """report.json of `udc-defense run`, of one photo."""
-    purifier, checkpoints = _facts(choices)
+    purifier = networks.purifier_facts(choices)
     return {
         "settings": asdict(settings) | {"purifier": purifier, "captured": choices.captured},
         "versions": versions(),
-        "checkpoints": checkpoints,
-        "detector": None if purifier is None else {"threshold": threshold(choices)},
+        "checkpoints": networks.checkpoints(choices),
+        "detector": None if purifier is None else {"threshold": networks.threshold(choices)},
         "images": [result.report()],
     }
 
 
-def threshold(choices: Choices) -> float | None:
-    """Of the detector; None where it was calibrated for other networks or another defence."""
-    purifier, checkpoints = _facts(choices)
-    return None if purifier is None else calibrated(purifier, checkpoints)
-
-
-def _facts(choices: Choices) -> tuple[dict[str, Any] | None, dict[str, str]]:
-    purification = choices.purification()
-    weights = [purification.weights] if purification and not purification.is_transform else []
-    return purification.facts() if purification else None, checkpoint_sums("default", *weights)
+def recipe(networks: Networks, choices: Choices, settings: case.Settings, path: str) -> Recipe:
+    """What `udc-defense run --recipe` needs to do this run again."""
+    labels = {kind: networks.label(kind, choices) for kind in networks.used(choices)}
+    sums = networks.sums(choices)
+    return Recipe(
+        photo=photo_sum(path),
+        captured=choices.captured,
+        max_side=MAX_SIDE[device()],
+        settings=settings,
+        purification=choices.purification(networks.label("purifier", choices)),
+        networks={kind: {"name": name, "sha256": sums[kind]} for kind, name in labels.items()},
+        device=device(),
+        threads=torch.get_num_threads(),
+        versions=versions(),
+        name=NAME,
+    )

@@ -1,0 +1,53 @@
+"""Everything of a run as files."""
+
+from __future__ import annotations
+
+import io
+import json
+import tempfile
+import zipfile
+from pathlib import Path
+from typing import Any
+
+from udc_defense.demo.handlers import keep
+from udc_defense.demo.view import STAGES
+from udc_defense.evaluation.case import Result
+from udc_defense.evaluation.recipe import Recipe
+from udc_defense.images import write_png
+
+SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".gif")
+
+
+def downloads(photo: str, result: Result, recipe: Recipe, report: dict[str, Any]) -> list[str]:
+    """Paths: a zip of everything, the recipe, and a 16-bit PNG of every stage of the film strip."""
+    with tempfile.TemporaryDirectory(prefix="udc-run-") as name:
+        folder = Path(name)
+        write_run(folder, photo, result, recipe, report)
+        deep = {stage: folder / "16-bit" / f"{stage}.png" for stage in STAGES if stage in result.images}
+        return [
+            keep(zipped(folder), "everything.zip"),
+            keep((folder / "recipe.json").read_bytes(), "recipe.json"),
+            *(keep(path.read_bytes(), f"{stage}-16-bit.png") for stage, path in deep.items()),
+        ]
+
+
+def write_run(folder: Path, photo: str, result: Result, recipe: Recipe, report: dict[str, Any]) -> None:
+    """The photo as it came, every stage in 8 bit, as `udc-defense run` writes it, and in 16 bit, and two JSON files."""
+    suffix = Path(photo).suffix.lower()
+    folder.mkdir(exist_ok=True)
+    (folder / f"photo{suffix if suffix in SUFFIXES else ''}").write_bytes(Path(photo).read_bytes())
+    for stage, image in result.images.items():
+        write_png(image, folder / f"{stage}.png")
+        write_png(image, folder / "16-bit" / f"{stage}.png", bits=16)
+    for file, content in (("recipe.json", recipe.facts()), ("report.json", report)):
+        (folder / file).write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+
+
+def zipped(folder: Path) -> bytes:
+    """A folder as a zip; PNGs are not compressed twice."""
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        for path in sorted(folder.rglob("*")):
+            if path.is_file():
+                archive.write(path, path.relative_to(folder).as_posix())
+    return buffer.getvalue()

@@ -1,0 +1,93 @@
+"""The published results, read from their files: what the defence is worth on many photos, not on one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import gradio as gr
+import pandas as pd  # type: ignore[import-untyped]
+
+from udc_defense.demo.files import found
+from udc_defense.demo.handlers import QUIET
+from udc_defense.evaluation import attack_tables, detection_suite, publish, spine
+from udc_defense.evaluation.runner import Results, read_results
+
+NOT_HERE = "This installation has no `results/`; the repository has them, with the command that measures them again."
+SPLITS = [("Held-out photos, measured once", "heldout"), ("Validation photos, on which choices were made", "val")]
+METRICS = [("PSNR, dB", "psnr"), ("SSIM", "ssim")]
+LINES = {
+    "captured": "Capture, not restored",
+    "restored": "Restored, no attack",
+    "noise_restored": "Random noise, restored",
+    "attacked_restored": "Attacked, restored",
+    "defended_clean": "Defended, no attack",
+    "defended_attacked": "Attacked, defended",
+}
+# Told apart by people who confuse red and green: Okabe and Ito's palette, readable on white and on dark blue.
+COLOURS = dict(zip(LINES.values(), ("#8b93a1", "#009e73", "#b08c00", "#d55e00", "#56a0d3", "#b66a96"), strict=True))
+
+
+def add_robustness_tab() -> None:
+    """Draw it from the results files that are there."""
+    path = found("results/spine.json")
+    if path is None:
+        gr.Markdown(NOT_HERE)
+        return
+    results = read_results(path)
+    gr.Markdown(f"### What it is worth, in one paragraph\n\n{publish.verdict(results)}", elem_id="honest")
+    gr.Markdown(_made(results), elem_classes="udc-small")
+    with gr.Row():
+        split = gr.Radio(SPLITS, value="heldout", label="Photos", elem_id="split")
+        metric = gr.Radio(METRICS, value="psnr", label="Measured in", elem_id="metric")
+    plot = gr.LinePlot(
+        frame(results, "heldout", "psnr"),
+        x="ε, of 255",
+        y="value",
+        color="image",
+        color_map=COLOURS,
+        color_title=" ",
+        y_title="PSNR, dB",
+        title="The attacker does not know the defence (PGD, 20 steps)",
+        height=380,
+        elem_id="plot",
+    )
+    table = gr.Markdown(spine.table(results, "heldout"), elem_id="numbers", elem_classes="udc-wide")
+    gr.Markdown("### The attacker who knows the defence")
+    adaptive = gr.Markdown(spine.adaptive_table(results, "heldout"), elem_classes="udc-wide")
+
+    def shown(split: str, metric: str) -> tuple[object, str, str]:
+        title = dict((name, words) for words, name in METRICS)[metric]
+        changed = gr.LinePlot(frame(results, split, metric), y_title=title)
+        return changed, spine.table(results, split, metric), spine.adaptive_table(results, split)
+
+    gr.on([split.change, metric.change], shown, [split, metric], [plot, table, adaptive], **QUIET)
+    for title, text in _more():
+        with gr.Accordion(title, open=False):
+            gr.Markdown(text, elem_classes="udc-wide")
+
+
+def frame(results: Results, split: str, metric: str) -> pd.DataFrame:
+    """Mean over the photos of a split for every ε of the protocol: a row per point of the plot."""
+    points = [
+        {"ε, of 255": eps, "image": words, "value": round(spine.mean(rows, metric, key), 3)}
+        for eps in spine.EPSILONS
+        if (rows := spine.default_rows(results, split, eps))
+        for key, words in LINES.items()
+    ]
+    return pd.DataFrame(points, columns=["ε, of 255", "image", "value"])
+
+
+def _made(results: Results) -> str:
+    return f"Made by `{results.command}`, seed {results.seed}, on {results.hardware}."
+
+
+def _more() -> Iterator[tuple[str, str]]:
+    """Tables of the other protocols that were measured."""
+    if path := found("results/attacks.json"):
+        suite = read_results(path)
+        tables = (attack_tables.oblivious_table(suite, "heldout"), attack_tables.adaptive_table(suite, "heldout"))
+        known = "\n\nThe attacker who knows the defence:\n\n".join(tables)
+        yield "Every attack", f"{attack_tables.verdict(suite)}\n\n{known}\n\n{_made(suite)}"
+    if path := found("results/detection.json"):
+        detected = read_results(path)
+        yield "The detector", f"{detection_suite.table(detected, 'heldout')}\n\n{_made(detected)}"
