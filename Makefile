@@ -61,6 +61,7 @@ train-all: need-scenes $(STAMP) ## train the embedded networks again, or go on w
 	$(UDC) train restorer $(ON_SCENES) --steps 9000 --precision bf16 --out runs/restorer --resume
 	$(UDC) train purifier $(ON_SCENES) --steps 6500 --precision bf16 --out runs/purifier --resume
 	$(UDC) train guide $(ON_SCENES) --steps 3000 --out runs/guide --resume
+	$(UDC) train robust_purifier $(ON_SCENES) --steps 4000 --learning-rate 2e-4 --precision bf16 --out runs/robust --resume
 
 wheel: $(STAMP) ## build the wheel and the source archive into dist/
 	$(PYTHON) -m build --no-isolation

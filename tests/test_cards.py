@@ -19,18 +19,18 @@ from huggingface_hub import ModelCard
 from safetensors import safe_open
 from safetensors.numpy import save_file
 
-from udc_defense.checkpoints import EMBEDDED, WEIGHTS
+from udc_defense.checkpoints import EMBEDDED, WEIGHTS, embedded_names
 from udc_defense.evaluation import cards
 from udc_defense.evaluation.runner import Results
 
 ROOT = Path(__file__).parents[1]
-KINDS = ("restorer", "purifier", "guide")
+CHECKPOINTS = [(kind, name) for kind in ("restorer", "purifier", "guide") for name in embedded_names(kind)]
 # A number of its own, not the digits of a name such as axon20, sha256, GatedUNet or PGD-20.
 NUMBER = re.compile(r"(?<![\w./-])[+-]?\d+(?:,\d{3})*(?:\.\d+)?(?![\w-])")
 
 
-def published(kind: str) -> str:
-    return (ROOT / "weights_card" / f"{kind}-default.md").read_text(encoding="utf-8")
+def published(kind: str, name: str = "default") -> str:
+    return (ROOT / "weights_card" / f"{kind}-{name}.md").read_text(encoding="utf-8")
 
 
 @cache
@@ -46,10 +46,10 @@ def average(metric: str, key: str, **wanted: object) -> float:
     return mean(row[metric][key] for row in rows)
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_a_card_is_what_the_hub_takes(kind: str) -> None:
-    card = ModelCard(published(kind))
-    front = yaml.safe_load(published(kind).split("---")[1])
+@pytest.mark.parametrize(("kind", "name"), CHECKPOINTS)
+def test_a_card_is_what_the_hub_takes(kind: str, name: str) -> None:
+    card = ModelCard(published(kind, name))
+    front = yaml.safe_load(published(kind, name).split("---")[1])
     assert card.data.to_dict().keys() == front.keys()
     assert (front["license"], front["library_name"]) == ("apache-2.0", "diffusers")
     assert kind in front["tags"] and front["pipeline_tag"]
@@ -87,12 +87,12 @@ def test_a_checkpoint_without_scores_claims_none() -> None:
     assert "model-index" not in published("guide") and ModelCard(published("guide")).data.eval_results is None
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_a_card_describes_its_weights(kind: str) -> None:
-    (weights,) = (EMBEDDED / kind / "default").rglob(WEIGHTS)
+@pytest.mark.parametrize(("kind", "name"), CHECKPOINTS)
+def test_a_card_describes_its_weights(kind: str, name: str) -> None:
+    (weights,) = (EMBEDDED / kind / name).rglob(WEIGHTS)
     with safe_open(weights, framework="numpy") as file:
         parameters = sum(file.get_tensor(name).size for name in file.keys())  # noqa: SIM118, it is no mapping
-    card, data = published(kind), weights.read_bytes()
+    card, data = published(kind, name), weights.read_bytes()
     assert f"{parameters:,} parameters" in card and f"{len(data):,} bytes" in card
     assert hashlib.sha256(data).hexdigest() in card
 
@@ -136,12 +136,12 @@ def other_results() -> tuple[Results, dict[str, Any]]:
     return Results(**results("spine") | made | {"rows": rows}), {"rows": denoised}
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_no_number_is_typed_by_hand(kind: str, other_weights: None) -> None:
+@pytest.mark.parametrize(("kind", "name"), CHECKPOINTS)
+def test_no_number_is_typed_by_hand(kind: str, name: str, other_weights: None) -> None:
     """What a card still says of other networks with other results was set and not measured: attack, level, defence."""
     before, after = (
         set(NUMBER.findall(without_citations(text)))
-        for text in (published(kind), cards.card(kind, "default", *other_results()))
+        for text in (published(kind, name), cards.card(kind, name, *other_results()))
     )
     assert len(before) > 10 and before & after <= settings()
 

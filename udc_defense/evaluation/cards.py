@@ -107,6 +107,20 @@ TEXTS = {
         "citation": f"{PURIFICATION}, and AGDM, {ARXIV.format('2403.16067')}",
     },
 }
+# What differs for a checkpoint of another name than `default`.
+OTHERS = {
+    "purifier/robust": {
+        "trained_by": "robust_purifier",
+        "purpose": "A denoiser of captures that was trained against attacks: one evaluation purifies, at "
+        "t < {last_timestep} of {timesteps}.",
+        "use": "Adversarial purification before a restorer in one evaluation. It was trained for the embedded restorer "
+        "and against attacks on it; it is no generator.",
+        "loss": "log squared error of the restored and of the purified capture, under an attack through the purifier "
+        "up to ε = {attack_eps_in_255ths:g}/255, under random noise or under none.",
+        "measured": "What it saves and costs beside every other purifier is in the table of purifiers among the "
+        "repository's results.",
+    },
+}
 
 
 def card(kind: str, name: str, results: Results, denoising: dict[str, Any]) -> str:
@@ -121,15 +135,16 @@ def card(kind: str, name: str, results: Results, denoising: dict[str, Any]) -> s
     (details,) = show_models(str(EMBEDDED / kind / name))
     model, training = details.model, details.training
     facts = tables(results, denoising) | training | {"timesteps": details.config.get("scheduler.num_train_timesteps")}
-    texts = {key: text.format_map(facts) for key, text in TEXTS[kind].items()}
+    own = OTHERS.get(f"{kind}/{name}", {})
+    texts = {key: text.format_map(facts) for key, text in ({"trained_by": kind} | TEXTS[kind] | own).items()}
     told = {
-        "front": _front(kind, name, texts["pipeline"], scores(results, denoising).get(kind)),
+        "front": _front(kind, name, texts["pipeline"], None if own else scores(results, denoising).get(kind)),
         "kind": kind,
         "name": name,
         "minutes": training["seconds"] / 60,
         "panels": panel_shares(training["panels"]),
         "remark": f" {training['remark']}" if "remark" in training else "",
-        "command": _command(kind, training),
+        "command": _command(texts["trained_by"], training),
     }
     return CARD.format_map(facts | texts | vars(model) | told)
 
@@ -139,12 +154,12 @@ def panel_shares(panels: list[str]) -> str:
     return ", ".join(f"{panel} ({count / len(panels):.0%})" for panel, count in Counter(panels).items())
 
 
-def _command(kind: str, training: dict[str, Any]) -> str:
+def _command(trained_by: str, training: dict[str, Any]) -> str:
     """What trains such a network again."""
     settings = {key: training[key] for key in ("steps", "batch", "learning_rate", "precision", "seed")}
     flags = [("panel", panel) for panel in training["panels"]] + list(settings.items())
     given = " ".join(f"--{key.replace('_', '-')} {value}" for key, value in flags)
-    return f"udc-defense train {kind} --scenes DIR --crops FILE {given} --out runs/{kind}"
+    return f"udc-defense train {trained_by} --scenes DIR --crops FILE {given} --out runs/{trained_by}"
 
 
 def _front(kind: str, name: str, pipeline: str, measured: list[EvalResult] | None) -> str:

@@ -45,6 +45,7 @@ def _guided(guide: str, *settings: tuple[int, float]) -> tuple[Purification, ...
     return tuple(Purification("ddpm", level, guide=guide, guidance=strength) for level, strength in settings)
 
 
+TRAINED_LEVELS = (5, 10, 20, 30)  # it was trained below 40
 PAPER = {"the paper's lower end": 50, "the paper's upper end": 100}  # of its range of forward steps
 FAMILIES: dict[str, tuple[Purification, ...]] = {
     "default": (DEFAULT,),
@@ -59,6 +60,8 @@ FAMILIES: dict[str, tuple[Purification, ...]] = {
     "one step": _levels("one_step"),
     "one step × 8": SELECTED,
     "one step × 8, median": _levels("one_step", (20, 30, 50), draws=8, aggregate="median"),
+    "trained one step": _levels("one_step", TRAINED_LEVELS, weights="robust"),
+    "trained one step × 8": _levels("one_step", TRAINED_LEVELS, weights="robust", draws=8),
     "DDIM, 5 steps": _levels("ddim"),
     "DDIM, 5 steps, η = 1": _levels("ddim", (20, 30, 50), eta=1.0),
     "DPM-Solver++, 5 steps": _levels("dpm_solver"),
@@ -87,6 +90,8 @@ BEST = {
     "one step": 4,
     "one step × 8": 6,
     "one step × 8, median": 2,
+    "trained one step": 1,
+    "trained one step × 8": 1,
     "DDIM, 5 steps": 4,
     "DDIM, 5 steps, η = 1": 1,
     "DPM-Solver++, 5 steps": 5,
