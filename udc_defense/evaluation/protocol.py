@@ -194,7 +194,7 @@ QUICK = Protocol(
     trivial=_trivial("bit depth", "JPEG", "Gaussian blur", "smaller and back"),
     on_trivial=(_pgd("PGD-10", "bpda", steps=10), _pgd("PGD-10", "exact", steps=10)),
     eot=_eot(4, 1, 4),
-    eot_images=2,
+    eot_images=1,
     elsewhere=(_pgd("PGD-20"), _pgd("PGD-10", "bpda", steps=10)),
     perceptual=False,
 )
