@@ -146,7 +146,9 @@ def _tab(page: Any, name: str) -> None:
 def _run_quickly(page: Any) -> None:
     if not page.locator("#steps").is_visible():
         _unfold(page, "attack-details")
+    page.wait_for_load_state("networkidle")  # what is typed while the page is still loading can be lost
     _set(page, "steps", 2)
+    page.locator("#plan", has_text="override: steps").wait_for()
     page.locator("#run").click()
     assert "Done in" in _state(page, "done", 120)
 

@@ -256,7 +256,7 @@ def test_status_escapes() -> None:
 
 def test_messages_hide_paths() -> None:
     assert for_visitors("/tmp/x/cat.png: damaged.", "/tmp/x/cat.png") == "The photo: damaged."
-    hidden = for_visitors("a/b@main: no room in /root/.cache/hub; of 1/255, see https://huggingface.co/a/b.")
+    hidden = for_visitors("a/b@main: no room in /home/me/.cache/hub; of 1/255, see https://huggingface.co/a/b.")
     assert hidden == "A/b@main: no room in (a place on this server); of 1/255, see https://huggingface.co/a/b."
 
 

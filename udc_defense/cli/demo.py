@@ -18,6 +18,7 @@ def add(commands: Any) -> None:
         "--restorer", default="default", metavar="NAME", help="embedded name, folder or owner/name[@revision]"
     )
     demo.add_argument("--share", action="store_true", help="a public link through Gradio's servers")
+    demo.add_argument("--mcp", action="store_true", help="also serve the API to language models, as MCP tools")
 
 
 def _demo(options: argparse.Namespace) -> int:
@@ -25,5 +26,5 @@ def _demo(options: argparse.Namespace) -> int:
         from udc_defense.demo import main as serve
     except ImportError as error:
         raise SettingError(f'the demo needs {error.name}; install it with pip install "udc-defense[demo]".') from error
-    serve(host=options.host, port=options.port, share=options.share, restorer=options.restorer)
+    serve(host=options.host, port=options.port, share=options.share, restorer=options.restorer, mcp=options.mcp)
     return 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +14,7 @@ if TYPE_CHECKING:
     import gradio as gr
 
 MAX_UPLOAD = "15mb"
+SESSIONS = 50  # that gradio remembers, 0.4 MB each: every call of the API is one, and no handler keeps anything there
 
 
 def no_gpu(handler: Callable[..., Any] | None = None, **_: Any) -> Any:
@@ -51,10 +53,14 @@ def launch(demo: gr.Blocks, host: str | None = None, port: int | None = None, sh
         share: also open a public link through Gradio's servers.
         more: options of gradio's `launch`.
     """
+    from starlette.middleware import Middleware
+
+    from udc_defense.demo.door import Door
     from udc_defense.demo.theme import theme
 
     wanted = os.environ.get("PORT")
-    return demo.queue(max_size=20, default_concurrency_limit=1).launch(
+    # Open, the API would let a client compute past the queue.
+    return demo.queue(max_size=20, default_concurrency_limit=1, api_open=False).launch(
         server_name=host,
         server_port=port or (int(wanted) if wanted and wanted.isdigit() else None),
         share=share,
@@ -66,10 +72,25 @@ def launch(demo: gr.Blocks, host: str | None = None, port: int | None = None, sh
         enable_monitoring=False,  # its summary needs no key
         run_history=False,  # a browser should not keep what somebody uploaded
         ssr_mode=False,  # would need Node
+        state_session_capacity=SESSIONS,
+        app_kwargs={"middleware": [Middleware(Door)]},
         **more,
     )
 
 
-def main(host: str | None = None, port: int | None = None, share: bool = False, restorer: str = "default") -> None:
-    """`udc-defense demo`: build and serve until interrupted."""
-    launch(build(restorer=restorer), host, port, share)
+def main(
+    host: str | None = None,
+    port: int | None = None,
+    share: bool = False,
+    restorer: str = "default",
+    mcp: bool = False,
+) -> None:
+    """`udc-defense demo`: build and serve until interrupted.
+
+    Raises:
+        SettingError: a package is missing.
+        CheckpointError: the restorer cannot be loaded.
+    """
+    if mcp and find_spec("mcp") is None:
+        raise SettingError('the MCP server needs mcp; install it with pip install "udc-defense[mcp]".')
+    launch(build(restorer=restorer), host, port, share, mcp_server=mcp)

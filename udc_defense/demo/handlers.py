@@ -30,6 +30,7 @@ QUIET: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
 COMPUTING: dict[str, Any] = {"concurrency_id": "run", "concurrency_limit": 1, "show_progress": "hidden"}
 PLACE = re.compile(r"(?<![\w@.:/-])/(?:[\w.+~@-]+/)*[\w.+~@-]+")  # an absolute path; not owner/name, not 1/255
 LENT_SECONDS = 120
+LONGEST = 300  # characters of a message: some repeat what they were given
 
 Update = tuple[Any, ...]
 
@@ -56,7 +57,7 @@ def guarded(updates: Iterator[Update], width: int, photo: str | None = None) -> 
     except UDCDefenseError as error:
         message = for_visitors(str(error), photo)
     except Exception:
-        message = _unknown()
+        message = unknown()
     finally:
         working.discard(session)
     yield (status("failed", message), *[gr.skip()] * (width - 1))
@@ -68,7 +69,7 @@ def session_of(request: Any) -> str | None:
     return getattr(request, "session_hash", None)
 
 
-def _unknown() -> str:
+def unknown() -> str:
     """For an error that is our fault: a number under which the log has it."""
     number = secrets.token_hex(4)
     log.exception("error %s of the demo", number)
@@ -76,11 +77,11 @@ def _unknown() -> str:
 
 
 def for_visitors(message: str, photo: str | None = None) -> str:
-    """A message without places on this machine, which are nobody's business."""
+    """A message without places on this machine, which are nobody's business, and not as long as somebody likes."""
     if photo:
         message = message.replace(photo, "the photo").replace(Path(photo).name, "the photo")
     message = PLACE.sub("(a place on this server)", message)
-    return message[:1].upper() + message[1:]
+    return message[:1].upper() + (message[1:] if len(message) <= LONGEST else message[1:LONGEST] + "…")
 
 
 def keep(data: bytes, name: str) -> str:

@@ -15,6 +15,7 @@ from udc_defense.demo.batch_tab import add_batch_tab
 from udc_defense.demo.certify_tab import add_certify_tab
 from udc_defense.demo.choices import Choices
 from udc_defense.demo.controls import Controls
+from udc_defense.demo.door import Page
 from udc_defense.demo.handlers import QUIET, for_visitors
 from udc_defense.demo.networks import Networks
 from udc_defense.demo.robustness_tab import add_robustness_tab
@@ -45,7 +46,7 @@ def build(gpu: Callable[..., Any], restorer: str = "default") -> gr.Blocks:
 
 
 def _page(networks: Networks, gpu: Callable[..., Any], folder: Path) -> gr.Blocks:
-    with gr.Blocks(title="udc-defense", analytics_enabled=False, delete_cache=(3600, 3600), fill_width=True) as demo:
+    with Page(title="udc-defense", analytics_enabled=False, delete_cache=(3600, 3600), fill_width=True) as demo:
         gr.Markdown(INTRO, elem_classes="udc-intro")
         with gr.Tabs():
             with gr.Tab("Try it", id="run"):
