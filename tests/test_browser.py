@@ -93,6 +93,7 @@ def visit(browser: Any, address: str, query: str = "", width: int = 1280) -> Ite
     page.on("console", lambda message: complaints.append(message.text) if message.type == "error" else None)
     page.goto(f"{address}/{query}")
     page.locator("#run").wait_for()
+    page.wait_for_load_state("networkidle")  # the choices of a link arrive after the page, and replace what is there
     yield page
     page.close()
     assert foreign == []
@@ -146,7 +147,6 @@ def _tab(page: Any, name: str) -> None:
 def _run_quickly(page: Any) -> None:
     if not page.locator("#steps").is_visible():
         _unfold(page, "attack-details")
-    page.wait_for_load_state("networkidle")  # what is typed while the page is still loading can be lost
     _set(page, "steps", 2)
     page.locator("#plan", has_text="override: steps").wait_for()
     page.locator("#run").click()
