@@ -77,11 +77,10 @@ class Task(Job):
         further = {"restorer": self.restorer, "degradation": self.degradation}
         return super().identity(purification) | further | ({"made_on": self.made_on} if self.made_on else {})
 
-    def keys(self) -> set[str]:
-        """Of the rows it makes."""
-        times = self.cell.settings.resubmit
-        faced = [(p, draw) for p in self.cell.purifications for draw in range(1 + (times if p else 0))]
-        return {key_of(self.identity(purification) | {"draw": draw}) for purification, draw in faced}
+    def keys_of(self, purification: Purification | None) -> set[str]:
+        """Of the rows of one purification, one per draw."""
+        draws = 1 + (self.cell.settings.resubmit if purification else 0)
+        return {key_of(self.identity(purification) | {"draw": draw}) for draw in range(draws)}
 
     def given(self, photo: Photo) -> dict[str, Tensor]:
         """The light, or the degraded image and its ground truth."""

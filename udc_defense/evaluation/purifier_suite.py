@@ -1,13 +1,13 @@
 """The protocol behind `results/purifiers.json`: every purifier and every plain transform, by what it saves and costs.
 
 On the 128² centres of the crops. On `val`, where choices are made: all candidates of a family under PGD-20 at ε = 4. On
-every crop: the chosen ones at ε = 2, 4, 8, and the default sampler at every noise level for `selection`. On the crops
-marked adaptive: the attacker who knows the defence, and what C&W needs against it.
+`heldout`: the chosen ones at ε = 2, 4, 8; on its crops marked adaptive, the attacker who knows the defence, and what C&W
+needs against it. On both: one sampler at every noise level, for `selection`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -109,15 +109,16 @@ WITHOUT_GRADIENT = ("bit_depth", "jpeg")
 
 def jobs(scenes: Path, crops: Path, split: str | None, seed: int) -> Iterator[Job]:
     """Cells of many purifiers that face the same attacked image; then those whose attack is made for one."""
-    chosen, val = read_crops(crops, split), [crop for crop in read_crops(crops, split) if crop.split == "val"]
-    candidates = tuple(dict.fromkeys(p for family in FAMILIES.values() for p in family))
+    chosen = read_crops(crops, split)
+    val, heldout = ([crop for crop in chosen if crop.split == name] for name in ("val", "heldout"))
+    candidates, selection = (p for family in FAMILIES.values() for p in family), (*SELECTED, PROBE)
     yield from _cells(val, scenes, _settings(CHOICE_EPS, seed), candidates)
     for eps in SELECTION_EPSILONS:
-        met = [crop for crop in chosen if (crop.split, eps) != ("val", CHOICE_EPS)]
-        faced = (*(CHOSEN.values() if eps in EPSILONS else ()), *SELECTED, PROBE)
-        yield from _cells(met, scenes, _settings(eps, seed), tuple(dict.fromkeys(faced)))
-    adaptive = [crop for crop in chosen if crop.adaptive]
-    different = list(dict.fromkeys(CHOSEN.values()))
+        reported = CHOSEN.values() if eps in EPSILONS else ()
+        yield from _cells(heldout, scenes, _settings(eps, seed), (*reported, *selection))
+        if eps != CHOICE_EPS:
+            yield from _cells(val, scenes, _settings(eps, seed), selection)
+    adaptive, different = [crop for crop in heldout if crop.adaptive], list(dict.fromkeys(CHOSEN.values()))
     yield from jobs_of([knowing(p) for p in different], adaptive, scenes, seed)
     yield from jobs_of([smallest(p) for p in different if evaluations(p) <= 1], adaptive, scenes, seed)
 
@@ -126,8 +127,9 @@ def _settings(eps: float, seed: int) -> Settings:
     return Settings(attack="pgd", eps=eps, seed=seed)
 
 
-def _cells(crops: Sequence[Crop], scenes: Path, settings: Settings, faced: tuple[Purification, ...]) -> Iterator[Job]:
-    return (Job(crop, str(scenes), Cell(settings, faced, size=CENTRE)) for crop in crops)
+def _cells(crops: Sequence[Crop], scenes: Path, settings: Settings, faced: Iterable[Purification]) -> Iterator[Job]:
+    cell = Cell(settings, tuple(dict.fromkeys(faced)), size=CENTRE)
+    return (Job(crop, str(scenes), cell) for crop in crops)
 
 
 def evaluations(purification: Purification) -> int:

@@ -21,7 +21,7 @@ from itertools import chain
 from multiprocessing import get_context, parent_process
 from pathlib import Path
 from threading import Thread
-from typing import Any, Protocol
+from typing import Any, Protocol, Self
 
 import torch
 from torch import Tensor, nn
@@ -83,7 +83,16 @@ class Job:
 
     def keys(self) -> set[str]:
         """Of the rows it makes."""
-        return {key_of(self.identity(purification)) for purification in self.cell.purifications}
+        return set().union(*map(self.keys_of, self.cell.purifications))
+
+    def keys_of(self, purification: Purification | None) -> set[str]:
+        """Of the rows of one purification."""
+        return {key_of(self.identity(purification))}
+
+    def without(self, done: set[str]) -> Self:
+        """What is left of it to do."""
+        left = tuple(p for p in self.cell.purifications if not self.keys_of(p) <= done)
+        return replace(self, cell=replace(self.cell, purifications=left))
 
     def identity(self, purification: Purification | None) -> dict[str, Any]:
         """What makes a row one of a kind."""
@@ -214,7 +223,7 @@ def run_jobs(
         UDCDefenseError: an image or a checkpoint cannot be used.
     """
     done = {key_of(row) for row in (*known, *read_rows(partial))}
-    missing = [job for job in jobs if not job.keys() <= done]
+    missing = [job for job in (job.without(done) for job in jobs) if job.cell.purifications]
     count = len(jobs) - len(missing)
     yield count, len(jobs)
     for rows in _measured(missing, workers):
