@@ -18,11 +18,11 @@ UDC := $(VENV)/bin/udc-defense
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-slow check format results train-all wheel clean need-scenes
+.PHONY: help demo test test-slow check format results train-all screenshots wheel clean need-scenes
 
 help: ## list the targets
 	@echo "Targets of udc-defense:"
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-10s %s\n", $$1, $$2}' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' Makefile
 	@echo "Settings: PY=python3.12 (which Python), TORCH_INDEX=URL (where CPU builds of torch are)"
 
 demo: $(STAMP) ## the demo in the browser [PORT=7860]
@@ -62,6 +62,9 @@ train-all: need-scenes $(STAMP) ## train the embedded networks again, or go on w
 	$(UDC) train purifier $(ON_SCENES) --steps 6500 --precision bf16 --out runs/purifier --resume
 	$(UDC) train guide $(ON_SCENES) --steps 3000 --out runs/guide --resume
 	$(UDC) train robust_purifier $(ON_SCENES) --steps 4000 --learning-rate 2e-4 --precision bf16 --out runs/robust --resume
+
+screenshots: $(STAMP) ## the README's pictures of the demo, by Chromium: docs/*.png
+	$(PYTHON) benchmarks/screenshots.py
 
 wheel: $(STAMP) ## build the wheel and the source archive into dist/
 	$(PYTHON) -m build --no-isolation

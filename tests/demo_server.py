@@ -57,14 +57,15 @@ def served(
             user=user,
         )
     try:
-        _wait_for(f"http://127.0.0.1:{port}", process, folder / "log")
+        wait_for(f"http://127.0.0.1:{port}", process, folder / "log")
         yield Server(f"http://127.0.0.1:{port}", process)
     finally:
         process.terminate()
         process.wait(timeout=20)
 
 
-def _wait_for(url: str, process: subprocess.Popen[bytes], log: Path) -> None:
+def wait_for(url: str, process: subprocess.Popen[bytes], log: Path) -> None:
+    """Until a demo answers, or has ended."""
     for _ in range(600):
         assert process.poll() is None, log.read_text()
         try:

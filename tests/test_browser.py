@@ -6,26 +6,24 @@ Nothing leaves the machine.
 from __future__ import annotations
 
 import json
-import os
 import re
 import shutil
-import socket
-import subprocess
-import sys
-import time
-import urllib.request
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 
 from udc_defense.images import write_png
 
 pytest.importorskip("gradio", reason="the extra `demo` is not installed")
+
+from demo_server import served
+
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 
 ROOT = Path(__file__).parents[1]
@@ -43,34 +41,9 @@ pytestmark = [
 
 @pytest.fixture(scope="module")
 def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """`python app.py` as its own process on a free port of this machine."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    folder = tmp_path_factory.mktemp("demo")
-    quiet = {"GRADIO_ANALYTICS_ENABLED": "False", "HF_HUB_OFFLINE": "1", "GRADIO_TEMP_DIR": str(folder / "cache")}
-    where = {"PORT": str(port), "GRADIO_SERVER_NAME": "127.0.0.1", "PYTHONPATH": str(ROOT)}
-    with open(folder / "log", "w") as log:
-        command = [sys.executable, "app.py"]
-        process = subprocess.Popen(command, cwd=ROOT, env=os.environ | quiet | where, stdout=log, stderr=log)
-    url = f"http://127.0.0.1:{port}"
-    try:
-        _wait_for(url, process, folder / "log")
-        yield url
-    finally:
-        process.terminate()
-        process.wait(timeout=20)
-
-
-def _wait_for(url: str, process: subprocess.Popen[bytes], log: Path) -> None:
-    for _ in range(240):
-        assert process.poll() is None, log.read_text()
-        try:
-            urllib.request.urlopen(url, timeout=2).close()
-            return
-        except OSError:
-            time.sleep(0.5)
-    raise AssertionError(f"no answer from {url}: {log.read_text()}")
+    """Of a demo in a process of its own."""
+    with served(tmp_path_factory.mktemp("demo")) as server:
+        yield server.url
 
 
 @pytest.fixture
@@ -392,6 +365,56 @@ def test_the_published_results_are_on_their_tab(page: Any) -> None:
     page.locator("#metric").get_by_label("SSIM").check()
     page.wait_for_function("old => document.querySelectorAll('#numbers td')[1].innerText !== old", arg=first)
     assert float(page.locator("#numbers td").nth(1).inner_text()) < 1
+
+
+def _sixteen_bit(path: Path) -> None:
+    write_png(torch.linspace(0.2, 0.7, 64 * 48).reshape(1, 1, 48, 64).expand(1, 3, 48, 64), path, bits=16)
+
+
+def _turned(path: Path) -> None:
+    """64 wide and 48 high as it lies in the file; whoever looks at it sees it turned."""
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.linear_gradient("L").resize((64, 48)).convert("RGB").save(path, exif=exif)
+
+
+def _transparent(path: Path) -> None:
+    Image.new("RGBA", (64, 48), (200, 30, 90, 128)).save(path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("write", "name", "size"),
+    [(_sixteen_bit, "16.png", [64, 48]), (_turned, "turned.jpg", [48, 64]), (_transparent, "clear.png", [64, 48])],
+)
+def test_photos_of_ones_own(
+    write: Callable[[Path], None], name: str, size: list[int], page: Any, tmp_path: Path
+) -> None:
+    write(tmp_path / name)
+    page.locator('#photo [aria-label="Remove Image"]').click()
+    page.locator("#photo input[type=file]").set_input_files(tmp_path / name)
+    page.locator("#photo img").wait_for()
+    _run_quickly(page)
+    shape = "image => [image.naturalWidth, image.naturalHeight]"
+    assert page.locator("#wipe img").first.evaluate(shape) == size
+    assert "sample=" not in page.url
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stage", ["Attacking", "Purifying the untouched capture", "Purifying the attacked capture"])
+def test_stop_in_the_middle_of_a_stage(stage: str, page: Any) -> None:
+    _preset(page, "attack", "Strong" if stage == "Attacking" else "Quick")
+    _preset(page, "defence", "Paper's")
+    page.locator("#run").click()
+    page.locator("#status", has_text=stage).wait_for()
+    page.locator("#stop").click()
+    assert "Stopped" in _state(page, "stopped", seconds=30)
+    page.wait_for_timeout(2 * SECOND)
+    assert "Stopped" in _state(page, "stopped", seconds=1), "an update came after the stop"
+    _preset(page, "attack", "Off")
+    _preset(page, "defence", "Fast")
+    page.locator("#run").click()
+    assert "Done in" in _state(page, "done", 120)
 
 
 @pytest.mark.slow

@@ -13,11 +13,13 @@ from typing import Any
 import loopback_hub
 import pytest
 import test_browser
+from demo_server import wait_for
 from loopback_hub import WEIGHTS, Hub
-from test_browser import _run_quickly, _wait_for
+from test_browser import _run_quickly
 
 ROOT = Path(__file__).parents[1]
-KINDS = ("restorer", "purifier", "guide")
+CHECKPOINTS = ("restorer/default", "purifier/default", "purifier/robust", "guide/default")
+NEEDED = ("restorer/default", "purifier/robust")  # by the default defence
 
 pytestmark = test_browser.pytestmark
 page, browser = test_browser.page, test_browser.browser
@@ -25,8 +27,8 @@ page, browser = test_browser.page, test_browser.browser
 PUSH = """
 import sys
 from udc_defense.cli import main
-for kind in sys.argv[1:]:
-    assert main(["models", "push", f"{kind}/default", "--repo", f"us/udc-defense-{kind}-default"]) == 0
+for name in sys.argv[1:]:
+    assert main(["models", "push", name, "--repo", f"us/udc-defense-{name.replace('/', '-')}"]) == 0
 """
 DEMO = "import runpy; runpy.run_path('app.py', run_name='__main__')"
 
@@ -46,7 +48,7 @@ def installation(hub: Hub, tmp_path_factory: pytest.TempPathFactory) -> Path:
         shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copy(ROOT / "app.py", folder)
     process = loopback_hub.start(
-        PUSH, folder / "nothing", hub.address, *KINDS, before=lambda: os.chdir(folder), HF_TOKEN="good"
+        PUSH, folder / "nothing", hub.address, *CHECKPOINTS, before=lambda: os.chdir(folder), HF_TOKEN="good"
     ).process
     _, log = process.communicate(timeout=100)
     assert process.returncode == 0, log
@@ -73,7 +75,7 @@ def address(hub: Hub, installation: Path, tmp_path_factory: pytest.TempPathFacto
     settings |= {"GRADIO_ANALYTICS_ENABLED": "False", "UDC_DEFENSE_REPO": "us"}
     process = loopback_hub.start(DEMO, folder / "cache", hub.address, before=inside, **settings).process
     try:
-        _wait_for(f"http://127.0.0.1:{port}", process, folder / "log")
+        wait_for(f"http://127.0.0.1:{port}", process, folder / "log")
         yield f"http://127.0.0.1:{port}"
     finally:
         process.terminate()
@@ -81,18 +83,19 @@ def address(hub: Hub, installation: Path, tmp_path_factory: pytest.TempPathFacto
 
 
 def test_the_demo_runs_from_what_was_pushed(hub: Hub, installation: Path, page: Any) -> None:
-    for kind in KINDS:
-        commit, there = hub.find(f"us/udc-defense-{kind}-default", "main")
-        record = json.loads((installation / "udc_defense" / "weights" / kind / "default" / "hub.json").read_text())
-        assert record["source"] == f"us/udc-defense-{kind}-default@{commit}"
-        assert (there / "README.md").read_bytes() == (ROOT / "weights_card" / f"{kind}-default.md").read_bytes()
-        if kind != "guide":  # which the default defence does not need
-            assert f"{kind} default ({record['source']})" in page.locator("#model").inner_text()
-            assert hub.count("GET", f"us/udc-defense-{kind}-default/resolve/{commit}/") > 0
+    for checkpoint in CHECKPOINTS:
+        name = checkpoint.replace("/", "-")
+        commit, there = hub.find(f"us/udc-defense-{name}", "main")
+        record = json.loads((installation / "udc_defense" / "weights" / checkpoint / "hub.json").read_text())
+        assert record["source"] == f"us/udc-defense-{name}@{commit}"
+        assert (there / "README.md").read_bytes() == (ROOT / "weights_card" / f"{name}.md").read_bytes()
+        if checkpoint in NEEDED:
+            assert f"{checkpoint.replace('/', ' ')} ({record['source']})" in page.locator("#model").inner_text()
+            assert hub.count("GET", f"us/udc-defense-{name}/resolve/{commit}/") > 0
 
     _run_quickly(page)
     assert "The attack" in page.locator("#verdict").inner_text()
     served = [request.path.split("/")[2] for request in hub.asked if request[0] == "GET" and WEIGHTS in request.path]
-    assert sorted(served) == ["udc-defense-purifier-default", "udc-defense-restorer-default"]
+    assert sorted(served) == ["udc-defense-purifier-robust", "udc-defense-restorer-default"]
     page.set_viewport_size({"width": 390, "height": 844})
     assert page.evaluate("document.documentElement.scrollWidth") <= 390, "names of commits are long"

@@ -39,7 +39,7 @@ def results(name: str) -> dict[str, Any]:
 
 
 def average(metric: str, key: str, **wanted: object) -> float:
-    """Of the held-out rows of PGD-20 at ε = 4 against the default defence."""
+    """Of the held-out rows of PGD-20 at ε = 4, by default against the default defence."""
     spine = results("spine")
     fields = {"split": "heldout", "eps": 4.0, "purifier": spine["protocol"]["default"]} | wanted
     rows = [row for row in spine["rows"] if all(row[name] == value for name, value in fields.items())]
@@ -69,18 +69,22 @@ def test_the_index_of_the_restorer_is_what_was_measured() -> None:
         assert entry.dataset_args["crops"] == 44 and entry.dataset_args["eps_in_255ths"] == 4
 
 
-def test_the_index_of_the_purifier_is_what_was_measured() -> None:
-    entries = ModelCard(published("purifier")).data.eval_results
+@pytest.mark.parametrize(("name", "defence"), [("default", "diffusion"), ("robust", "default")])
+def test_the_index_of_a_purifier_is_what_was_measured(name: str, defence: str) -> None:
+    entries = ModelCard(published("purifier", name)).data.eval_results
     assert entries is not None
+    purifier = results("spine")["protocol"][defence]
     defended = [entry for entry in entries if entry.task_name == "Restoration"]
     for entry in defended:
         key, threat = entry.metric_name.split(", ")[1].replace(" ", "_"), entry.dataset_args["threat"]
-        expected = average(entry.metric_type, key, size={"oblivious": 256, "exact": 128}[threat], threat=threat)
+        size = {"oblivious": 256, "exact": 128}[threat]
+        expected = average(entry.metric_type, key, size=size, threat=threat, purifier=purifier)
         assert entry.metric_value == pytest.approx(expected, abs=0.00501 if entry.metric_type == "psnr" else 0.000501)
-        assert entry.metric_args == results("spine")["protocol"]["default"]
+        assert entry.metric_args == purifier
     assert {entry.dataset_args["threat"] for entry in defended} == {"oblivious", "exact"}
     denoised = {e.metric_name.rpartition(" ")[2]: e.metric_value for e in entries if e.task_name == "Denoising"}
-    assert denoised == {str(row["noise_level"]): row["purifier"] for row in results("denoising")["rows"]}
+    measured = {str(row["noise_level"]): row["purifier"] for row in results("denoising")["rows"]}
+    assert denoised == (measured if name == "default" else {})
 
 
 def test_a_checkpoint_without_scores_claims_none() -> None:
@@ -97,7 +101,7 @@ def test_a_card_describes_its_weights(kind: str, name: str) -> None:
     assert hashlib.sha256(data).hexdigest() in card
 
 
-def moved(value: Any, name: str = "") -> Any:
+def moved(value: Any, name: str = "", more: float = 0.1) -> Any:
     """The same with other numbers; each field moves by a factor of its own, so that shares move too."""
     match value:
         case bool() | str() | None:
@@ -105,10 +109,10 @@ def moved(value: Any, name: str = "") -> Any:
         case int():
             return value * 3 + 1
         case float():
-            return value * (1.1 + zlib.crc32(name.encode()) % 100 / 300)
+            return value * (1 + more + zlib.crc32(name.encode()) % 100 / 300)
         case list():
-            return [moved(entry, name) for entry in value]
-    return {key: moved(entry, key) for key, entry in value.items()}
+            return [moved(entry, name, more) for entry in value]
+    return {key: moved(entry, key, more) for key, entry in value.items()}
 
 
 @pytest.fixture
@@ -124,26 +128,25 @@ def other_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cards, "EMBEDDED", weights)
 
 
-def other_results() -> tuple[Results, dict[str, Any]]:
+def other_results(more: float) -> tuple[Results, dict[str, Any]]:
     """Other scores on fewer crops; only what was set, and not measured, is as it was."""
     rows = [
-        row | {name: moved(row[name]) for name in ("psnr", "ssim")}
+        row | {name: moved(row[name], more=more) for name in ("psnr", "ssim")}
         for row in results("spine")["rows"]
         if zlib.crc32(row["image"].encode()) % 4
     ]
     made = {"seed": 77, "versions": {"torch": "9.9"}, "hardware": "another machine"}
-    denoised = [moved(row) | {"noise_level": row["noise_level"]} for row in results("denoising")["rows"]]
+    denoised = [moved(row, more=more) | {"noise_level": row["noise_level"]} for row in results("denoising")["rows"]]
     return Results(**results("spine") | made | {"rows": rows}), {"rows": denoised}
 
 
 @pytest.mark.parametrize(("kind", "name"), CHECKPOINTS)
 def test_no_number_is_typed_by_hand(kind: str, name: str, other_weights: None) -> None:
     """What a card still says of other networks with other results was set and not measured: attack, level, defence."""
-    before, after = (
-        set(NUMBER.findall(without_citations(text)))
-        for text in (published(kind, name), cards.card(kind, name, *other_results()))
-    )
-    assert len(before) > 10 and before & after <= settings()
+    # Twice, for a number may come back by chance.
+    texts = [published(kind, name), *(cards.card(kind, name, *other_results(more)) for more in (0.1, 0.2))]
+    before, *after = (set(NUMBER.findall(without_citations(text))) for text in texts)
+    assert len(before) > 10 and before.intersection(*after) <= settings()
 
 
 def settings() -> set[str]:

@@ -49,9 +49,10 @@ from udc_defense.demo.handlers import for_visitors, guarded
 from udc_defense.demo.networks import Networks
 from udc_defense.demo.robustness_tab import LINES, frame
 from udc_defense.demo.run import OUTPUTS, Runs
-from udc_defense.errors import CheckpointError, ImageError, UDCDefenseError
+from udc_defense.device import best_device
+from udc_defense.errors import CheckpointError, ImageError, SettingError, UDCDefenseError
 from udc_defense.evaluation import publish, spine
-from udc_defense.evaluation.case import Result, Settings, Step
+from udc_defense.evaluation.case import STAGES, Result, Settings, Step
 from udc_defense.evaluation.runner import read_results
 from udc_defense.images import quantize, read_image, to_pil, write_png
 from udc_defense.purifiers.diffusion import DiffusionPurifier
@@ -206,7 +207,7 @@ def test_perturbation_states_its_scale() -> None:
 
 
 def test_pair_takes_what_is_there() -> None:
-    everything = list(view.STAGES.values())
+    everything = list(STAGES.values())
     assert view.pair(everything, "clean", "purified") == ("Ground truth", "Purified")
     assert view.pair([], "clean", "purified") is None
     assert view.pair(["Capture"], "attacked_restored", "defended_attacked") == ("Capture", "Capture")
@@ -302,7 +303,11 @@ def test_presets_are_choices_and_details_override_them() -> None:
             assert (chosen.method == "none") == (attack == "off")
             assert (chosen.sampler == "none") == (defence == "off")
     assert presets.choose("adaptive").settings().threat == "exact"
-    assert presets.choose(defence="best").purification("default") == spine.DEFAULT
+    fast = presets.choose()
+    assert fast.purifier is not None and fast.purification(fast.purifier) == spine.DEFAULT
+    for other in ({"sampler": "ddim"}, {"purifier": "owner/name"}):
+        chosen = presets.choose(defence="best", **other)
+        assert (chosen.purifier, chosen.noise_level, chosen.draws) == (other.get("purifier"), 30, 1)
     chosen = presets.choose("strong", "paper", eps="2,5", steps="7", noise_level="9", draws=2, threat="", seed=None)
     assert (chosen.method, chosen.eps, chosen.steps) == ("apgd", 2.5, 7)
     assert (chosen.sampler, chosen.noise_level, chosen.draws) == ("ddpm", 9, 2)
@@ -382,9 +387,16 @@ def test_links_carry_what_was_chosen() -> None:
 def test_large_photos_are_scaled_down(tmp_path: Path) -> None:
     write_png(torch.rand(1, 3, 500, 2000), tmp_path / "wide.png")
     photo, note = engine.read_photo(str(tmp_path / "wide.png"))
-    side = engine.MAX_SIDE[networks.device()]
+    side = engine.MAX_SIDE[best_device()]
     assert photo.shape == (1, 3, side // 4, side)
     assert "2000×500" in note
+
+
+def test_a_run_that_takes_too_long_is_refused_before_it_begins(here: Networks) -> None:
+    choices = presets.choose("adaptive", "paper", steps=50, draws=8)
+    with pytest.raises(SettingError, match=r"would take about \d+ min, and one run may take 30: choose fewer steps"):
+        engine.start(here, torch.rand(1, 3, 700, 700), choices, choices.settings())
+    engine.check_seconds(here, torch.rand(1, 3, 256, 256), presets.choose("adaptive", "fast"))
 
 
 def test_large_files_are_not_opened(tmp_path: Path) -> None:
@@ -438,9 +450,10 @@ def test_controls_follow_the_attack() -> None:
 
 def test_a_transform_has_neither_noise_level_nor_draws() -> None:
     for sampler, shown in (("", True), ("ddim", True), ("jpeg", False)):
-        assert [update["visible"] for update in controls.defence_details("best", sampler)] == [True, shown, shown]
-    assert not any(update["visible"] for update in controls.defence_details("off", "ddim"))
-    assert controls.defence_details("best", "")[2]["placeholder"] == str(spine.DEFAULT.draws)
+        assert [update["visible"] for update in controls.defence_details("best", sampler, "")] == [True, shown, shown]
+    assert not any(update["visible"] for update in controls.defence_details("off", "ddim", ""))
+    assert controls.defence_details("fast", "", "")[2]["placeholder"] == str(spine.DEFAULT.draws)
+    assert controls.defence_details("fast", "", "owner/name")[1]["placeholder"] == str(spine.DIFFUSION.noise_level)
     assert view.defence_words("dct_denoise") == "Plain DCT denoise, sigma 8"
 
 
@@ -515,8 +528,8 @@ def test_a_folder_of_the_owner_is_known_by_its_name(tmp_path: Path) -> None:
 
 
 def test_the_detector_has_its_threshold_for_the_default_defence(here: Networks) -> None:
-    assert here.threshold(presets.choose(defence="best")) is not None
-    assert here.threshold(presets.choose(defence="fast")) is None
+    assert here.threshold(presets.choose(defence="fast")) is not None
+    assert here.threshold(presets.choose(defence="best")) is None
 
 
 def test_suspicion_is_told_or_said_to_be_unknown() -> None:
@@ -569,7 +582,7 @@ def test_every_attack_runs_to_a_report(method: str, threat: str, small: str, her
     assert 'data-state="done"' in line
     assert ("who knows the defence" in words) == (threat != "oblivious")
     assert ("queries" in words) == (not ATTACKS.get(method).white_box)
-    assert len(stages) == len(view.STAGES)
+    assert len(stages) == len(STAGES)
     settings = report["settings"]
     assert (settings["attack"], settings["threat"]) == (method, threat)
     assert settings["steps"] == (2 if "steps" in choices.takes(method) else None)
@@ -580,7 +593,7 @@ def test_every_stage_is_sent_when_it_is_there(small: str, here: Networks) -> Non
     updates = list(Runs(here).run(small, steps=1))
     assert {len(update) for update in updates} == {OUTPUTS}
     strips = [len(update[2]) for update in updates if isinstance(update[2], list)]
-    assert strips[0] == 0 and strips[-1] == len(view.STAGES)
+    assert strips[0] == 0 and strips[-1] == len(STAGES)
     assert sorted(set(strips)) == strips[: len(set(strips))], "the strip grows"
 
 
@@ -653,7 +666,7 @@ def test_certificates_are_those_of_the_library(small: str, here: Networks) -> No
     line, words, table, images = updates[-1]
     assert 'data-state="done"' in line and any("of 100 samples" in update[0] for update in updates)
     assert "Not certified" in words and "4/255" in words
-    chosen = presets.choose(defence="best", captured=True, seed=3)
+    chosen = presets.choose(defence="paper", captured=True, seed=3)
     defense, photo = here.defense(chosen), read_image(small)
     settings = Certification(Gaussian(0.05), tuple(map(Budget, RADII)), samples=100, seed=3)
     captured = quantize(photo)
@@ -716,7 +729,7 @@ def test_api_runs_everything(client: Any, tiny: Any) -> None:
     line, verdict, stages, table, delta, report, files = client.predict(tiny, steps=1, seed=3, api_name="/run")
     assert 'data-state="done"' in line
     assert "The attack" in verdict
-    assert [stage["caption"] for stage in stages] == list(view.STAGES.values())
+    assert [stage["caption"] for stage in stages] == list(STAGES.values())
     assert all(stage["image"].endswith(".png") for stage in stages)
     assert "<table" in table
     assert value(delta).endswith(".png")

@@ -17,9 +17,8 @@ from udc_defense.detection import Detector, Evading, calibrated, difference, roc
 from udc_defense.errors import SettingError
 from udc_defense.evaluation import case
 from udc_defense.evaluation.case import Result, Settings
-from udc_defense.evaluation.purification import Purification
+from udc_defense.evaluation.purification import DEFAULT, Purification
 from udc_defense.evaluation.runner import checkpoint_sums
-from udc_defense.evaluation.spine import DEFAULT
 from udc_defense.noise import Generators, seeded
 from udc_defense.scenes import scene_from_photo
 
@@ -134,7 +133,7 @@ class TestEvading:
 
 class TestCalibrated:
     def test_the_published_threshold_belongs_to_the_default_defence_alone(self) -> None:
-        checkpoints = checkpoint_sums("default", "default")
+        checkpoints = checkpoint_sums("default", DEFAULT.weights)
         limit = calibrated(DEFAULT.facts(), checkpoints)
         assert limit is not None and -60 < limit < 0
         assert calibrated(DEFAULT.facts() | {"noise_level": 31}, checkpoints) is None

@@ -14,8 +14,7 @@ from udc_defense.evaluation.protocol import (
     parse_defense,
     threat_of,
 )
-from udc_defense.evaluation.purification import Purification
-from udc_defense.evaluation.spine import DEFAULT
+from udc_defense.evaluation.purification import DEFAULT, Purification
 
 DEFENSES = (
     None,

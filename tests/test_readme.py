@@ -42,12 +42,17 @@ def test_published_numbers_are_those_of_the_results_files(capsys: pytest.Capture
     assert publish.main(["--check"]) == 0, capsys.readouterr().err
 
 
-@pytest.mark.parametrize("file", ["spine.json", "attacks.json", "detection.json"])
-def test_results_belong_to_the_embedded_weights(file: str) -> None:
-    results = read_results(ROOT / "results" / file)
-    assert results.checkpoints == {
-        f"{kind} default": checksum(EMBEDDED / kind / "default") for kind in ("restorer", "purifier")
-    }
+@pytest.mark.parametrize(
+    ("file", "names"),
+    [
+        ("spine", ["restorer default", "purifier default", "purifier robust"]),
+        ("attacks", ["restorer default", "purifier default", "purifier robust"]),
+        ("detection", ["restorer default", "purifier robust"]),
+    ],
+)
+def test_results_belong_to_the_embedded_weights(file: str, names: list[str]) -> None:
+    results = read_results(ROOT / "results" / f"{file}.json")
+    assert results.checkpoints == {name: checksum(EMBEDDED / name.replace(" ", "/")) for name in names}
 
 
 def test_every_crop_of_the_protocol_has_its_rows() -> None:
@@ -56,7 +61,7 @@ def test_every_crop_of_the_protocol_has_its_rows() -> None:
 
     for split, crops in (("val", 36), ("heldout", 44)):
         for eps in spine.EPSILONS:
-            assert len(spine.default_rows(results, split, eps)) == crops
+            assert all(len(spine.defended_rows(results, split, eps, p)) == crops for p in spine.DEFENCES)
     for purification in spine.GRID:
         rows = spine.select(results, "val", eps=spine.CHOICE_EPS, purifier=purification.facts())
         assert len({row["image"] for row in rows}) == 36

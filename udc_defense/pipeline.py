@@ -24,6 +24,7 @@ from torch import Tensor
 
 from udc_defense.checkpoints import embedded_names, load_restorer, resolve, training_facts, write_checksums
 from udc_defense.errors import CheckpointError, ImageError, SettingError, UDCDefenseError
+from udc_defense.evaluation.purification import DEFAULT
 from udc_defense.images import read_image, to_pil
 from udc_defense.noise import Generators
 from udc_defense.purifiers.diffusion import Aggregate, DiffusionPurifier
@@ -224,8 +225,9 @@ class UDCDefensePipeline(DiffusionPipeline):
         """A pipeline in evaluation mode, float32 and on the CPU unless said otherwise.
 
         Args:
-            pretrained_model_name_or_path: an embedded name (`default`: the embedded purifier and restorer), a folder
-                saved by this class or by `DDPMPipeline`, or `owner/name[@revision]` on the Hub.
+            pretrained_model_name_or_path: an embedded name (`default`: the embedded diffusion model and restorer;
+                `robust`: the purifier that defends by default, and the restorer), a folder saved by this class or by
+                `DDPMPipeline`, or `owner/name[@revision]` on the Hub.
             kwargs: `revision` of a Hub repository, components, what `__init__` takes, and diffusers' options of loading
                 (`torch_dtype`, `variant`, `device_map`, …). Downloads take their settings from the environment
                 (`HF_TOKEN`, `HF_HOME`, `HF_HUB_OFFLINE`). Weights are safetensors, nothing else is opened.
@@ -242,9 +244,10 @@ class UDCDefensePipeline(DiffusionPipeline):
             options = _saved_settings(folder, source) | kwargs
             # Building networks without memory needs `accelerate`, an extra; these are small.
             options.setdefault("low_cpu_mem_usage", kwargs.get("device_map") is not None)
-            both = source in embedded_names("purifier") and source in embedded_names("restorer")
-            if both and "restorer" not in kwargs:
-                options["restorer"] = _embedded_restorer(source, kwargs)
+            if source in embedded_names("purifier") and "restorer" not in kwargs:
+                options["restorer"] = _embedded_restorer("default", kwargs)
+            if source == DEFAULT.weights:
+                options.setdefault("noise_level", DEFAULT.noise_level)
             pipeline = super().from_pretrained(folder, use_safetensors=True, **options)
             for name in {"unet", "restorer"} - options.keys():
                 _check_loaded(getattr(pipeline, name), folder / name, source)

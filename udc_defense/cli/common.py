@@ -112,8 +112,10 @@ def write_json(path: Path, value: dict[str, Any]) -> None:
 def device(name: str) -> str:
     import torch
 
+    from udc_defense.device import best_device
+
     if name == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
+        return best_device()
     try:
         torch.empty(1, device=name)
     except (RuntimeError, AssertionError) as error:

@@ -60,17 +60,28 @@ def add_attack(parser: argparse.ArgumentParser) -> None:
 
 
 def add_purifier(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--purifier", default="one_step", metavar="NAME", help="see udc-defense purify --list; or none")
-    parser.add_argument("--strength", type=float, help="of a plain transform, such as the quality of jpeg")
-    parser.add_argument("--purifier-weights", default="default", metavar="NAME", help="embedded name, folder or Hub id")
     parser.add_argument(
-        "--noise-level", type=_level, default=30, metavar="STEPS", help="forward diffusion steps, or auto (default 30)"
+        "--purifier", default="default", metavar="NAME", help="a sampler or transform of purify --list; or none"
+    )
+    parser.add_argument("--strength", type=float, help="of a plain transform, such as the quality of jpeg")
+    parser.add_argument(
+        "--purifier-weights",
+        metavar="NAME",
+        help="embedded name, folder or Hub id (default: robust of the default purifier, else the diffusion model)",
+    )
+    parser.add_argument(
+        "--noise-level",
+        type=_level,
+        metavar="STEPS",
+        help="forward diffusion steps, or auto (default: 10 of the default purifier, else 30)",
     )
     parser.add_argument("--purify-steps", type=int, default=5, help="of ddim, dpm_solver and ode (default 5)")
     parser.add_argument("--eta", type=float, default=0.0, help="randomness of ddim, 0 to 1 (default 0)")
     parser.add_argument("--guide", metavar="NAME", help="keeps the result near the input: see purify --list")
     parser.add_argument("--guidance", type=float, default=0.0, help="strength of the guide (default 0, none)")
-    parser.add_argument("--draws", type=int, default=8, help="purifications that are aggregated")
+    parser.add_argument(
+        "--draws", type=int, help="purifications that are aggregated (default: 1 of the default purifier, else 8)"
+    )
     parser.add_argument("--aggregate", choices=("mean", "median"), default="mean")
 
 

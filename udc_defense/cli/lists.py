@@ -12,11 +12,13 @@ class ListPurifiers(argparse.Action):
     """Of `purify --list`: like --help, prints and leaves, whatever else is or is not given."""
 
     def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> None:
+        from udc_defense.evaluation.purification import DEFAULT
         from udc_defense.guides import GUIDES
         from udc_defense.purifiers import SAMPLERS
         from udc_defense.registry import first_line
         from udc_defense.transforms import TRANSFORMS
 
+        say(f"The default: {DEFAULT.words}, by a network that was trained against attacks.")
         say("Samplers of the diffusion model (--purifier NAME, --noise-level, --draws):")
         for name in SAMPLERS.names():
             say(f"  {name}: {first_line(SAMPLERS.get(name).iterate)}")

@@ -247,22 +247,31 @@ def _defense(options: argparse.Namespace) -> Defense:
 
 
 def _purification(options: argparse.Namespace) -> Purification | None:
-    from udc_defense.evaluation.purification import Purification
+    from udc_defense.evaluation.purification import DEFAULT, DIFFUSION
 
     if options.purifier == "none":
         return None
-    return Purification(
-        sampler=options.purifier,
-        noise_level=0 if options.noise_level == AUTO else options.noise_level,
-        per_photo=options.noise_level == AUTO,
+    per_photo = options.noise_level == AUTO
+    given = {
+        "noise_level": 0 if per_photo else options.noise_level,
+        "draws": options.draws,
+        "weights": options.purifier_weights,
+    }
+    usual = DEFAULT
+    if options.purifier != "default":
+        usual = replace(DIFFUSION, sampler=options.purifier)
+    elif per_photo or options.purifier_weights not in (None, DEFAULT.weights):
+        usual = DIFFUSION  # the default is one level, of its own weights
+    return replace(
+        usual,
+        per_photo=per_photo,
         steps=options.purify_steps,
-        draws=options.draws,
         aggregate=options.aggregate,
         eta=options.eta,
         guide=options.guide,
         guidance=options.guidance,
         strength=options.strength,
-        weights=options.purifier_weights,
+        **{name: value for name, value in given.items() if value is not None},
     )
 
 

@@ -55,7 +55,9 @@ def _results(options: argparse.Namespace) -> int:
     suites = (spine, attack_suite, detection_suite, purifier_suite, per_photo_suite)
     protocols = dict(zip(PROTOCOLS, suites, strict=True))
     for name in options.protocol or PROTOCOLS:
-        jobs = list(protocols[name].jobs(options.scenes, options.crops, options.split, options.seed))
+        given = options.scenes, options.crops
+        jobs = list(protocols[name].jobs(*given, options.split, options.seed))
+        every = set().union(*(job.keys() for job in protocols[name].jobs(*given, None, options.seed)))
         sums = checkpoints_of(jobs)
         # Rows of other weights must never be mixed in: the partial file carries the weights in its name.
         partial = options.out / f"{name}-{'-'.join(value[:8] for value in sums.values())}.partial.jsonl"
@@ -64,6 +66,7 @@ def _results(options: argparse.Namespace) -> int:
         with tqdm(total=len(jobs), unit="job", desc=name, disable=None) as bar:
             for done, _ in run_jobs(jobs, partial, options.workers, known):
                 bar.update(done - bar.n)
+        rows = {key_of(row): row for row in (*known, *read_rows(partial))}
         results = Results(
             command="make results SCENES=DIR CROPS=DIR/crops.csv",
             seed=options.seed,
@@ -71,7 +74,7 @@ def _results(options: argparse.Namespace) -> int:
             versions=versions(),
             hardware=f"{hardware(torch.device('cpu'))}, {options.workers} processes of 1 thread",
             checkpoints=sums,
-            rows=list({key_of(row): row for row in (*known, *read_rows(partial))}.values()),
+            rows=[row for key, row in rows.items() if key in every],
         )
         write_results(target, results)
         partial.unlink(missing_ok=True)

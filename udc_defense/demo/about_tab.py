@@ -15,8 +15,8 @@ METHOD = """### What happens to a photo
 2. **Restoration.** A network that was trained on such captures repairs it.
 3. **Attack.** A change of at most ε per value, found with the network's own gradients or by asking it, makes the repair
    fail. *Random noise* of the same size is the control: an attack that does no better than it is none.
-4. **Purification.** Noise drowns the change, and a diffusion model takes the noise out again, in one step or in many.
-   Then the capture is restored.
+4. **Purification.** Noise drowns the change and is taken out again: by a diffusion model, in one step or in many, or by
+   a network that was trained against attacks to do it in one, which is the default. Then the capture is restored.
 5. **Detection.** Where purification changes the restored image much, the capture was probably attacked.
 
 The two stages after the attack are those of "Adversarial Purification and Fine-tuning for Robust UDC Image Restoration"

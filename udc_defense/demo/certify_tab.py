@@ -87,8 +87,8 @@ class Certificates:
         path = chosen_photo(photo)
         if samples not in SAMPLES:
             raise SettingError(f"{samples!r} samples are not one of {', '.join(map(str, SAMPLES))}.")
-        # Neither the attack nor the preset of the defence matters: a certificate speaks of all attacks.
-        choices = choose(**fields | {"attack": "off", "defence": "best", "sampler": ""})
+        # Neither the attack nor the defence matters: a certificate speaks of all attacks, and of a diffusion model.
+        choices = choose(**fields | {"attack": "off", "defence": "paper", "sampler": ""})
         yield status("running", "Reading the photo"), "", "", []
         defense = self.networks.defense(choices)
         assert isinstance(defense.purifier, DiffusionPurifier)

@@ -12,9 +12,8 @@ from udc_defense.attacks import ATTACKS
 from udc_defense.attacks.objectives import OBJECTIVES
 from udc_defense.errors import SettingError
 from udc_defense.evaluation import case
-from udc_defense.evaluation.purification import Purification
+from udc_defense.evaluation.purification import DIFFUSION, Purification
 from udc_defense.evaluation.recipe import check_name
-from udc_defense.evaluation.spine import DEFAULT
 from udc_defense.optics import PANELS
 from udc_defense.purifiers import SAMPLERS
 from udc_defense.threats import KINDS
@@ -27,7 +26,7 @@ GRADIENT_STEPS, QUERY_STEPS = (10, 50), (200, 1000)
 REPEATS, MAX_STEPS_IN_ALL = ("restarts", "searches"), 1000
 MAX_SEED = 2**31 - 1
 METHODS = ("none", *ATTACKS.names())
-DEFENCES = tuple(dict.fromkeys(["none", DEFAULT.sampler, *SAMPLERS.names(), *TRANSFORMS.names()]))
+DEFENCES = tuple(dict.fromkeys(["none", DIFFUSION.sampler, *SAMPLERS.names(), *TRANSFORMS.names()]))
 NORMS = ("linf", "l2")
 PURIFIER_STEPS = 5  # of the samplers that can choose
 
@@ -63,9 +62,9 @@ class Choices:
     method: str = "pgd"
     eps: float = 4
     steps: int | None = None
-    sampler: str = DEFAULT.sampler
-    noise_level: int = DEFAULT.noise_level
-    draws: int = DEFAULT.draws
+    sampler: str = DIFFUSION.sampler
+    noise_level: int = DIFFUSION.noise_level
+    draws: int = 1
     threat: str = "oblivious"
     objective: str = "mse"
     norm: str = "linf"

@@ -10,7 +10,7 @@ import gradio as gr
 
 from udc_defense.demo import presets, view
 from udc_defense.demo.choices import DEFENCES, step_limits, takes
-from udc_defense.demo.engine import total_cost
+from udc_defense.demo.engine import seconds
 from udc_defense.demo.handlers import QUIET, for_visitors, unopened
 from udc_defense.demo.link import FIELDS, named
 from udc_defense.demo.networks import Networks
@@ -149,7 +149,7 @@ def _attack() -> dict[str, Any]:
 
 def _defence() -> dict[str, Any]:
     fields: dict[str, Any] = {"defence": _row("Defence", presets.DEFENCES, presets.DEFENCE, "defence")}
-    _, level, draws = defence_details(presets.DEFENCE, "")
+    _, level, draws = defence_details(presets.DEFENCE, "", "")
     words = [(SAMPLER_WORDS.get(name) or view.defence_words(name), name) for name in DEFENCES if name != "none"]
     with gr.Accordion("Details of the defence", open=False, elem_id="defence-details"):
         fields["sampler"] = gr.Dropdown(
@@ -164,7 +164,9 @@ def _defence() -> dict[str, Any]:
 def _more() -> dict[str, Any]:
     with gr.Accordion("Networks and seed", open=False, elem_id="networks"):
         restorer = gr.Textbox("", label="Restorer", info=HUB, placeholder="default", max_lines=1, elem_id="restorer")
-        purifier = gr.Textbox("", label="Purifier", info=HUB, placeholder="default", max_lines=1, elem_id="purifier")
+        purifier = gr.Textbox(
+            "", label="Purifier", info=HUB, placeholder="as the defence says", max_lines=1, elem_id="purifier"
+        )
         seed = _number("Seed", "seed", "a new one for every run")
     return {"restorer": restorer, "purifier": purifier, "seed": seed}
 
@@ -205,9 +207,9 @@ def _follow(networks: Networks, controls: Controls, plan: gr.Markdown) -> None:
         **QUIET,
     )
     gr.on(
-        [fields["defence"].change, fields["sampler"].change],
+        [fields["defence"].change, fields["sampler"].change, fields["purifier"].change],
         defence_details,
-        [fields["defence"], fields["sampler"]],
+        [fields["defence"], fields["sampler"], fields["purifier"]],
         [fields["sampler"], fields["noise_level"], fields["draws"]],
         trigger_mode="always_last",
         **QUIET,
@@ -231,14 +233,14 @@ def attack_details(attack: str, method: str) -> tuple[Any, ...]:
     )
 
 
-def defence_details(defence: str, sampler: str) -> tuple[Any, ...]:
+def defence_details(defence: str, sampler: str, purifier: str) -> tuple[Any, ...]:
     """Updates of method, noise level and draws; only a diffusion model has the last two."""
-    preset = presets.DEFENCES[defence].choices
-    diffuses = defence != "off" and (sampler or preset["sampler"]) in SAMPLERS.names()
+    choices = choose(defence=defence, sampler=sampler, purifier=purifier)
+    diffuses = choices.sampler in SAMPLERS.names()
     return (
         gr.update(visible=defence != "off"),
-        gr.update(visible=diffuses, placeholder=str(preset.get("noise_level"))),
-        gr.update(visible=diffuses, placeholder=str(preset.get("draws"))),
+        gr.update(visible=diffuses, placeholder=str(choices.noise_level)),
+        gr.update(visible=diffuses, placeholder=str(choices.draws)),
     )
 
 
@@ -256,12 +258,11 @@ def plan_words(networks: Networks, *values: Any) -> str:
         if name in presets.ATTACK_DETAILS + presets.DEFENCE_DETAILS and fields[name] not in (None, "")
     ]
     details = f" Your details override: {', '.join(changed).replace('_', ' ')}." if changed else ""
-    seconds = total_cost(choices) * networks.seconds
     return (
         f"**Attack:** {attack.words}\n\n**Defence:** {defence.words}\n\n"
-        f"{details} For a photo of 256×256 that takes {_about(seconds)} here."
+        f"{details} For a photo of 256×256 that takes {_about(seconds(networks, choices))} here."
     )
 
 
-def _about(seconds: float) -> str:
-    return f"about {max(1, round(seconds))} s" if seconds < 100 else f"about {round(seconds / 60)} min"
+def _about(time: float) -> str:
+    return f"about {max(1, round(time))} s" if time < 100 else f"about {round(time / 60)} min"

@@ -10,8 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from udc_defense.demo.handlers import keep
-from udc_defense.demo.view import STAGES
-from udc_defense.evaluation.case import Result
+from udc_defense.evaluation.case import STAGES, Result
 from udc_defense.evaluation.recipe import Recipe
 from udc_defense.images import write_png
 

@@ -12,17 +12,21 @@ from torch import Tensor
 
 from udc_defense.attacks import ATTACKS
 from udc_defense.demo.choices import MAX_NOISE_LEVEL, PURIFIER_STEPS, Choices
-from udc_defense.demo.networks import Networks, device
-from udc_defense.errors import ImageError
+from udc_defense.demo.networks import Networks
+from udc_defense.device import best_device
+from udc_defense.errors import ImageError, SettingError
 from udc_defense.evaluation import case
 from udc_defense.evaluation.recipe import Recipe, fitted, photo_sum
 from udc_defense.evaluation.runner import versions
 from udc_defense.images import read_image
 from udc_defense.purifiers import SAMPLERS
 from udc_defense.samples import light
+from udc_defense.scenes import CROP_SIZE
 
 NAME = "photo"  # of every photo, where seeds are made: what a file is called changes nothing
-MAX_SIDE = {"cpu": 768, "cuda": 1536}
+MAX_SIDE = {"cpu": 768, "mps": 1024, "cuda": 1536}
+# Of one run, since others wait; a Space lends its GPU for no longer.
+MAX_SECONDS = {"cpu": 1800, "mps": 1800, "cuda": 120}
 MAX_BYTES = 15_000_000  # of a photo's file
 # Of attacks that ask more than once; SimBA does where its first try fails, as about every second does.
 QUERIES_PER_STEP = {"simba": 1.5}
@@ -96,21 +100,47 @@ def read_photo(path: str) -> tuple[Tensor, str]:
     if (size := Path(path).stat().st_size) > MAX_BYTES:
         raise ImageError(f"the photo has {size / 1e6:.1f} MB, more than the {MAX_BYTES / 1e6:g} MB allowed.")
     photo = read_image(path)
-    smaller = fitted(photo, MAX_SIDE[device()])
+    smaller = fitted(photo, MAX_SIDE[best_device()])
     if smaller is photo:
         return photo, ""
     (height, width), (new_height, new_width) = photo.shape[-2:], smaller.shape[-2:]
     return smaller, f"The photo was scaled down from {width}×{height} to {new_width}×{new_height} pixels."
 
 
+def seconds(networks: Networks, choices: Choices, pixels: int = CROP_SIZE**2) -> float:
+    """What a whole run will take here, about; to a GPU all sizes are one."""
+    share = 1.0 if best_device() == "cuda" else pixels / CROP_SIZE**2
+    return total_cost(choices) * networks.seconds * share
+
+
+def check_seconds(networks: Networks, photo: Tensor, choices: Choices) -> None:
+    """That others need not wait for too long.
+
+    Raises:
+        SettingError: it would take longer than one run may.
+    """
+    needed, most = seconds(networks, choices, photo[0, 0].numel()), MAX_SECONDS[best_device()]
+    if needed > most:
+        raise SettingError(
+            f"this would take about {needed / 60:.0f} min, and one run may take {most / 60:.0f}: choose fewer steps, "
+            "fewer draws, a lower noise level or a smaller photo."
+        )
+
+
 def start(networks: Networks, photo: Tensor, choices: Choices, settings: case.Settings) -> Iterator[case.Step]:
-    """All stages of one photo; close the iterator to stop."""
+    """All stages of one photo; close the iterator to stop.
+
+    Raises:
+        SettingError: it would take too long.
+    """
+    check_seconds(networks, photo, choices)
     return case.run(networks.defense(choices), settings, NAME, **inputs(photo, choices))
 
 
 def inputs(photo: Tensor, choices: Choices) -> dict[str, Tensor]:
     """The photo as `case.run` takes it."""
-    return {"captured" if choices.captured else "scene": (photo if choices.captured else light(photo)).to(device())}
+    name, image = ("captured", photo) if choices.captured else ("scene", light(photo))
+    return {name: image.to(best_device())}
 
 
 def report(networks: Networks, choices: Choices, settings: case.Settings, result: case.Result) -> dict[str, Any]:
@@ -132,11 +162,11 @@ def recipe(networks: Networks, choices: Choices, settings: case.Settings, path: 
     return Recipe(
         photo=photo_sum(path),
         captured=choices.captured,
-        max_side=MAX_SIDE[device()],
+        max_side=MAX_SIDE[best_device()],
         settings=settings,
         purification=choices.purification(networks.label("purifier", choices)),
         networks={kind: {"name": name, "sha256": sums[kind]} for kind, name in labels.items()},
-        device=device(),
+        device=best_device(),
         threads=torch.get_num_threads(),
         versions=versions(),
         name=NAME,

@@ -13,11 +13,11 @@ from udc_defense.demo.about_tab import add_about_tab
 from udc_defense.demo.api import add_endpoints
 from udc_defense.demo.batch_tab import add_batch_tab
 from udc_defense.demo.certify_tab import add_certify_tab
-from udc_defense.demo.choices import Choices
 from udc_defense.demo.controls import Controls
 from udc_defense.demo.door import Page
 from udc_defense.demo.handlers import QUIET, for_visitors
 from udc_defense.demo.networks import Networks
+from udc_defense.demo.presets import choose
 from udc_defense.demo.robustness_tab import add_robustness_tab
 from udc_defense.demo.run_tab import add_run_tab
 from udc_defense.errors import UDCDefenseError
@@ -25,8 +25,8 @@ from udc_defense.optics import panel_psf
 
 INTRO = """# Attack and defend a camera under a display
 A phone camera under its display sees through the pixels, and a network repairs the photo. An **attack** adds a change
-too small to see that makes the repair fail. The **defence** drowns that change in noise and takes the noise out again
-with a diffusion model before the photo is repaired. Press **Run** to see what either is worth."""
+too small to see that makes the repair fail. The **defence** drowns that change in noise, and a network takes the noise
+out again before the photo is repaired. Press **Run** to see what either is worth."""
 
 
 def build(gpu: Callable[..., Any], restorer: str = "default") -> gr.Blocks:
@@ -40,7 +40,7 @@ def build(gpu: Callable[..., Any], restorer: str = "default") -> gr.Blocks:
         CheckpointError: the restorer cannot be loaded.
     """
     networks = Networks(restorer)
-    panel_psf(Choices.panel)  # takes seconds, once
+    panel_psf(choose().panel)  # takes seconds, once
     with tempfile.TemporaryDirectory(prefix="udc-samples-") as folder:  # gradio copies what it shows
         return _page(networks, gpu, Path(folder))
 
@@ -59,7 +59,7 @@ def _page(networks: Networks, gpu: Callable[..., Any], folder: Path) -> gr.Block
                 add_certify_tab(networks, gpu, controls)
             with gr.Tab("About", id="about"):
                 add_about_tab()
-        model = gr.Markdown(networks.line(Choices()), elem_classes="udc-foot", elem_id="model")
+        model = gr.Markdown(networks.line(choose()), elem_classes="udc-foot", elem_id="model")
         _name_networks(networks, controls, model)
         add_endpoints(networks, gpu, controls)
     return demo
@@ -67,12 +67,15 @@ def _page(networks: Networks, gpu: Callable[..., Any], folder: Path) -> gr.Block
 
 def _name_networks(networks: Networks, controls: Controls, model: gr.Markdown) -> None:
     """Say what a network is as soon as it is named, or why it cannot be had."""
-    fields = [controls.fields[kind] for kind in ("restorer", "purifier")]
+    texts = [controls.fields[name] for name in ("restorer", "purifier")]
+    lists = [controls.fields[name] for name in ("defence", "sampler")]
 
-    def line(restorer: str, purifier: str) -> str:
+    def line(restorer: str, purifier: str, defence: str, sampler: str) -> str:
         try:
-            return networks.line(Choices(restorer=restorer or None, purifier=purifier or None))
+            choices = choose(restorer=restorer, purifier=purifier, defence=defence, sampler=sampler)
+            return networks.line(choices)
         except UDCDefenseError as error:
             return f"⚠ {for_visitors(str(error))}"
 
-    gr.on([event for field in fields for event in (field.submit, field.blur)], line, fields, model, **QUIET)
+    events = [event for field in texts for event in (field.submit, field.blur)]
+    gr.on([*events, *(field.change for field in lists)], line, [*texts, *lists], model, **QUIET)

@@ -8,23 +8,22 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
-from udc_defense.checkpoints import load_restorer, weights_sum
+from udc_defense.checkpoints import embedded_names, load_restorer, weights_sum
 from udc_defense.defense import Defense
 from udc_defense.demo.choices import Choices
+from udc_defense.demo.presets import choose
 from udc_defense.detection import calibrated
+from udc_defense.device import best_device
 from udc_defense.errors import CheckpointError
 from udc_defense.evaluation.purification import Purification
 from udc_defense.models import show_models
 from udc_defense.restorers.base import Restorer
 from udc_defense.scenes import CROP_SIZE
 
-LOADED = 3  # restorers at once
+LOADED = 3  # restorers at once, and purifiers
 GPU_SECONDS = 0.02  # per evaluation, at the largest size
-
-
-def device() -> str:
-    return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 class Networks:
@@ -45,7 +44,10 @@ class Networks:
     def __init__(self, restorer: str = "default", purifier: str = "default") -> None:
         self.owner = {"restorer": restorer, "purifier": purifier}
         self._load = lru_cache(maxsize=LOADED)(_loaded)
-        self.seconds = _seconds(self._load(restorer))  # loaded before the first visitor comes
+        self._load_purifier = lru_cache(maxsize=LOADED)(_loaded_purifier)
+        # Loaded before the first visitor comes; a Space that lends its GPU wants the weights now.
+        self.seconds = _seconds(self._load(restorer))
+        self.defense(choose())
 
     def source(self, kind: str, choices: Choices) -> str:
         """Where a network comes from; may be a folder, which is the owner's business."""
@@ -66,7 +68,7 @@ class Networks:
             CheckpointError: one cannot be had.
         """
         purification = self.purification(choices)
-        purifier = purification.load().to(device()) if purification else None
+        purifier = self._load_purifier(purification) if purification else None
         return Defense(self._load(self.source("restorer", choices)), purifier).eval()
 
     def sums(self, choices: Choices) -> dict[str, str]:
@@ -101,13 +103,12 @@ class Networks:
         Raises:
             CheckpointError: one that was named cannot be had.
         """
-        return "Model: " + "; ".join(self._words(kind, choices) for kind in ("restorer", "purifier")) + "."
+        return "Model: " + "; ".join(self._words(kind, choices) for kind in self.used(choices)) + "."
 
     def _words(self, kind: str, choices: Choices) -> str:
         source, label = self.source(kind, choices), self.label(kind, choices)
-        embedded = source == "default"
         try:
-            (details,) = show_models(f"{kind}/default" if embedded else source)
+            (details,) = show_models(f"{kind}/{source}" if source in embedded_names(kind) else source)
         except CheckpointError:
             if source != self.owner[kind]:
                 raise
@@ -118,18 +119,22 @@ class Networks:
 
 
 def _loaded(source: str) -> Restorer:
-    return load_restorer(source).to(device())
+    return load_restorer(source).to(best_device())
+
+
+def _loaded_purifier(purification: Purification) -> nn.Module:
+    return purification.load().to(best_device())
 
 
 def _seconds(restorer: Restorer) -> float:
     """Of the second evaluation: the first one has more to do. A GPU may be lent for visitors only, and is not asked."""
-    if device() == "cuda":
+    if best_device() == "cuda":
         return GPU_SECONDS
-    image = torch.rand(1, 3, CROP_SIZE, CROP_SIZE)
+    image = torch.rand(1, 3, CROP_SIZE, CROP_SIZE, device=best_device())
     with torch.no_grad():
         restorer(image)
         started = time.perf_counter()
-        restorer(image)
+        restorer(image).cpu()  # waits for a device that works on its own
     return time.perf_counter() - started
 
 

@@ -14,6 +14,7 @@ from udc_defense.demo import view
 from udc_defense.demo.handlers import QUIET
 from udc_defense.demo.progress import status
 from udc_defense.errors import ImageError
+from udc_defense.evaluation.case import STAGES
 from udc_defense.images import read_image
 
 LEFT, RIGHT = "attacked_restored", "defended_attacked"
@@ -45,7 +46,7 @@ def add_results() -> Results:
     """Draw them."""
     line = gr.HTML(READY, elem_id="status", elem_classes="udc-flush")
     verdict = gr.Markdown(WELCOME, elem_id="verdict")
-    stages = [(words, key) for key, words in view.STAGES.items()]
+    stages = [(words, key) for key, words in STAGES.items()]
     with gr.Row(elem_classes="udc-choose"):
         left = gr.Dropdown(stages, value=LEFT, label="Left", filterable=False, min_width=130, elem_id="left")
         right = gr.Dropdown(stages, value=RIGHT, label="Right", filterable=False, min_width=130, elem_id="right")
@@ -143,7 +144,7 @@ def magnify(strip: Strip, zoom: int, across: float, down: float) -> list[tuple[A
 
 def _readable(strip: Strip) -> Iterator[tuple[Tensor, str]]:
     """What the browser sends back is a stranger's file again."""
-    for path, caption in (strip or [])[: len(view.STAGES)]:
+    for path, caption in (strip or [])[: len(STAGES)]:
         with suppress(ImageError):
             yield read_image(path), caption
 

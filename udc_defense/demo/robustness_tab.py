@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 
 import gradio as gr
@@ -9,7 +10,14 @@ import pandas as pd  # type: ignore[import-untyped]
 
 from udc_defense.demo.files import found
 from udc_defense.demo.handlers import QUIET
-from udc_defense.evaluation import attack_tables, detection_suite, publish, spine
+from udc_defense.evaluation import (
+    attack_tables,
+    detection_suite,
+    publish,
+    purifier_comparison,
+    purifier_tables,
+    spine,
+)
 from udc_defense.evaluation.runner import Results, read_results
 
 NOT_HERE = "This installation has no `results/`; the repository has them, with the command that measures them again."
@@ -71,7 +79,7 @@ def frame(results: Results, split: str, metric: str) -> pd.DataFrame:
     points = [
         {"ε, of 255": eps, "image": words, "value": round(spine.mean(rows, metric, key), 3)}
         for eps in spine.EPSILONS
-        if (rows := spine.default_rows(results, split, eps))
+        if (rows := spine.defended_rows(results, split, eps))
         for key, words in LINES.items()
     ]
     return pd.DataFrame(points, columns=["ε, of 255", "image", "value"])
@@ -88,6 +96,11 @@ def _more() -> Iterator[tuple[str, str]]:
         tables = (attack_tables.oblivious_table(suite, "heldout"), attack_tables.adaptive_table(suite, "heldout"))
         known = "\n\nThe attacker who knows the defence:\n\n".join(tables)
         yield "Every attack", f"{attack_tables.verdict(suite)}\n\n{known}\n\n{_made(suite)}"
+    measured, cost = (found(f"results/{name}.json") for name in ("purifiers", "cost"))
+    if measured and cost:
+        compared, spent = read_results(measured), json.loads(cost.read_text(encoding="utf-8"))
+        table = purifier_tables.table(compared, spent, "heldout")
+        yield "Every purifier", f"{purifier_comparison.verdict(compared, spent)}\n\n{table}\n\n{_made(compared)}"
     if path := found("results/detection.json"):
         detected = read_results(path)
         yield "The detector", f"{detection_suite.table(detected, 'heldout')}\n\n{_made(detected)}"

@@ -13,10 +13,11 @@ from udc_defense.demo import engine, view
 from udc_defense.demo.choices import Choices
 from udc_defense.demo.downloads import downloads
 from udc_defense.demo.handlers import Update, chosen_photo, guarded
-from udc_defense.demo.networks import Networks, device
+from udc_defense.demo.networks import Networks
 from udc_defense.demo.presets import ATTACK, DEFENCE, choose
 from udc_defense.demo.progress import Progress, status
 from udc_defense.demo.verdict import suspicion, verdict
+from udc_defense.device import best_device
 from udc_defense.evaluation import case
 from udc_defense.images import quantize, to_pil
 
@@ -91,7 +92,7 @@ class Runs:
         image, note = engine.read_photo(path)
         progress = Progress(engine.phases(choices))
         yield _line(progress.line())
-        if choices.restorer or choices.purifier:
+        if fields["restorer"] or fields["purifier"]:
             yield _line(status("running", "Fetching the networks"))
         steps = engine.start(self.networks, image, choices, settings)
         limit = self.networks.threshold(choices)
@@ -200,7 +201,8 @@ class Runs:
         """One stage of a capture; yields while it works, so that it can be stopped."""
         path, choices = chosen_photo(photo), choose(**fields, captured=True)
         image, note = engine.read_photo(path)
-        for picture in stage(quantize(image.to(device())), choices):
+        engine.check_seconds(self.networks, image, choices)
+        for picture in stage(quantize(image.to(best_device())), choices):
             if picture is None:
                 yield status("running", "Working"), gr.skip()
             else:

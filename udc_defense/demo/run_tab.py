@@ -36,6 +36,13 @@ SHOW_LINK = """(query) => {
     return address.href;
 }"""
 
+# A click like a visitor's: an answer of the server might come after one, and take the photo back.
+PICK_SAMPLE = """() => {
+    const title = new URLSearchParams(location.search).get('sample');
+    const samples = [...document.querySelectorAll('#samples button')];
+    samples.find(sample => sample.textContent.trim() === title)?.click();
+}"""
+
 
 def add_run_tab(demo: gr.Blocks, networks: Networks, gpu: Callable[..., Any], folder: Path) -> Controls:
     """Draw and connect it; its controls are those of other tabs, too."""
@@ -62,12 +69,8 @@ def _connect(demo: gr.Blocks, handler: Callable[..., Any], controls: Controls, r
     linked.then(None, results.link, results.link, js=SHOW_LINK, **QUIET)
     stop_by(controls.stop, controls.run, running, line)
 
-    def sample(photo: str | None, request: gr.Request) -> str | None:
-        """A value, never an update: see `unopened`."""
-        return controls.samples.get(request.query_params.get("sample", ""), photo)
-
     demo.load(open_link, None, [line, *controls.fields.values()], **QUIET)
-    demo.load(sample, controls.photo, controls.photo, **QUIET)
+    demo.load(None, None, None, js=PICK_SAMPLE, **QUIET)
 
 
 def stop_by(stop: gr.Button, run: gr.Button, running: Any, line: gr.HTML) -> None:

@@ -20,7 +20,10 @@ def suspicion(result: Result, threshold: float | None) -> str:
     if scores is None:
         return ""
     if threshold is None:
-        return "Whether the detector notices is not known: it is calibrated for the best defence and our networks only."
+        return (
+            "Whether the detector notices is not known: it is calibrated for the default defence (Fast) and our "
+            "networks only."
+        )
     levels = {kind: f"{score:.1f} dB, threshold {threshold:.1f} dB" for kind, score in scores.items()}
     detector = "The detector, which compares the images restored with and without the defence,"
     alarm = scores["clean"] > threshold

@@ -11,22 +11,10 @@ from torch import Tensor
 from udc_defense.attacks import ATTACKS
 from udc_defense.attacks.base import Option
 from udc_defense.attacks.objectives import OBJECTIVE_WORDS, OBJECTIVES
-from udc_defense.evaluation.case import Result
+from udc_defense.evaluation.case import STAGES, Result
 from udc_defense.images import to_pil
 from udc_defense.transforms import TRANSFORMS
 
-# Every stage in the order of the film strip, in a visitor's words.
-STAGES = {
-    "clean": "Ground truth",
-    "captured": "Capture",
-    "restored": "Restored",
-    "attacked_input": "Attacked capture",
-    "attacked_restored": "Attacked, restored",
-    "noise_restored": "Random noise, restored",
-    "purified": "Purified",
-    "defended_attacked": "Attacked, defended",
-    "defended_clean": "Not attacked, defended",
-}
 # What the wipe shows while, or because, a stage is not there.
 STANDS_IN = {
     "defended_attacked": "defended_clean",

@@ -8,12 +8,12 @@ from typing import Any
 
 from udc_defense.attacks import ATTACKS
 from udc_defense.evaluation import flags
-from udc_defense.evaluation.attack_suite import ADAPTIVE, OBLIVIOUS, RESUBMISSIONS, TARGET_PSNR
+from udc_defense.evaluation.attack_suite import ADAPTIVE, KNOWING, OBLIVIOUS, RESUBMISSIONS, TARGET_PSNR
 from udc_defense.evaluation.entry import Entry, rows_of
 from udc_defense.evaluation.flags import Flag
-from udc_defense.evaluation.purification import Purification
+from udc_defense.evaluation.purification import DIFFUSION
 from udc_defense.evaluation.runner import Results
-from udc_defense.evaluation.spine import DEFAULT, mean
+from udc_defense.evaluation.spine import mean
 
 RADII = ("PGD-20, ε = 2", "PGD-20", "PGD-20, ε = 8")  # of the attacker who knows the defence
 
@@ -21,7 +21,7 @@ RADII = ("PGD-20, ε = 2", "PGD-20", "PGD-20, ε = 8")  # of the attacker who kn
 def oblivious_table(results: Results, split: str) -> str:
     """Markdown: every attack against the bare restorer, and what the defence that it ignores leaves of it."""
     head = ("attack", "sees", "forwards", "backwards", "δ RMS (1/255)", "attacked, restored", "random noise, restored")
-    lines = _head(*head, "purified, restored", "crops")
+    lines = _head(*head, f"purified ({DIFFUSION.words}), restored", "crops")
     for entry, rows in _measured(results, OBLIVIOUS, split):
         facts = [row["search"] for row in rows if row["search"]]
         cost = [f"{facts[0]['forwards']:,}", f"{facts[0]['backwards']:,}"] if facts else ["shared", "shared"]
@@ -39,7 +39,7 @@ def adaptive_table(results: Results, split: str) -> str:
     for entry, rows in _measured(results, ADAPTIVE, split):
         spreads = [cell for key in ("defended_attacked", "defended_clean") for cell in _spread(rows, key)]
         one, control = (f"{mean(rows, 'psnr', key):.2f}" for key in ("defended_attacked", "noise_restored"))
-        defence = _defence(entry.purification)
+        defence = entry.purification.words
         lines.append(_line(entry.title, _knows(entry), defence, control, one, *spreads, str(len(rows))))
     return "\n".join(lines)
 
@@ -47,12 +47,12 @@ def adaptive_table(results: Results, split: str) -> str:
 def smallest_table(results: Results, split: str) -> str:
     """Markdown: the perturbation that C&W needs to bring the restored image to the target."""
     lines = _head("attacked", f"median RMS of δ to reach {TARGET_PSNR:g} dB (1/255)", "reached", "crops")
-    for words, entries in (("the restorer", OBLIVIOUS), ("the defended restorer, exact gradient", ADAPTIVE)):
-        for _, rows in (pair for pair in _measured(results, entries, split) if pair[0].attack == "cw"):
+    for words, entries in (("the restorer", OBLIVIOUS), ("{}, exact gradient", ADAPTIVE)):
+        for entry, rows in (pair for pair in _measured(results, entries, split) if pair[0].attack == "cw"):
             found = [row["search"] for row in rows]
             reached = sum(-fact["best_loss"] <= TARGET_PSNR for fact in found)
             size = f"{median(fact['delta_rms'] for fact in found):.2f}"
-            lines.append(_line(words, size, str(reached), str(len(found))))
+            lines.append(_line(words.format(entry.purification.words), size, str(reached), str(len(found))))
     return "\n".join(lines) if len(lines) > 2 else "Not measured yet."
 
 
@@ -67,9 +67,9 @@ def verdict(results: Results, split: str = "heldout") -> str:
     """What the tables say, in one paragraph, in whatever direction it points."""
     bare = {e.title: mean(r, "psnr", "attacked_restored") for e, r in _comparable(results, OBLIVIOUS, split)}
     white, black = _by_sight(bare, OBLIVIOUS)
-    known = {e.title: r for e, r in _comparable(results, ADAPTIVE, split) if e is not ADAPTIVE[0]}
+    known = {e.title: r for e, r in _comparable(results, KNOWING, split) if e is not KNOWING[0]}
     worst = min(known, key=lambda title: mean(known[title], "psnr", "defended_attacked"))
-    rows, plain = known[worst], rows_of(results, ADAPTIVE[0], split)
+    rows, plain = known[worst], rows_of(results, KNOWING[0], split)
     answers, clean = (_average(rows, key) for key in ("defended_attacked", "defended_clean"))
     raised = [flag.check for flag in raised_flags(results, split) if flag.raised and flag.check != "randomised"]
     asked = f" The best black box, {_least(black)}." if black else ""
@@ -89,11 +89,7 @@ def verdict(results: Results, split: str = "heldout") -> str:
 
 def _limit(results: Results, split: str) -> str:
     """Where the defended image under attack is no better than the capture that was to be restored, in a sentence."""
-    by_radius = {
-        entry.settings(0).eps: rows_of(results, entry, split)
-        for entry in ADAPTIVE
-        if entry.title in RADII and entry.purification == DEFAULT
-    }
+    by_radius = {entry.settings(0).eps: rows_of(results, entry, split) for entry in KNOWING if entry.title in RADII}
     left = {eps: mean(rows, "psnr", "defended_attacked") for eps, rows in sorted(by_radius.items()) if rows}
     if not left:
         return ""
@@ -128,22 +124,22 @@ def _measured(results: Results, entries: Sequence[Entry], split: str) -> list[tu
 def _missing(results: Results, split: str) -> str:
     """What the protocol holds and the file does not, in a sentence."""
     titles = []
-    for words, entries in (("", OBLIVIOUS), (" knowing the defence", ADAPTIVE)):
+    for words, entries in (("{0}", OBLIVIOUS), ("{0} knowing {1}", ADAPTIVE)):
         measured = [entry for entry, _ in _measured(results, entries, split)]
-        titles += [entry.title + words for entry in entries if entry not in measured]
+        missing = [entry for entry in entries if entry not in measured]
+        titles += [words.format(entry.title, entry.purification.words) for entry in missing]
     return f" Not measured yet: {'; '.join(titles)}." if titles else ""
 
 
 def raised_flags(results: Results, split: str) -> list[Flag]:
     """Every check, for the bare restorer and for the defence under the attacker who knows it."""
     bare = {e.title: mean(r, "psnr", "attacked_restored") for e, r in _comparable(results, OBLIVIOUS, split)}
-    known = {e.title: mean(r, "psnr", "defended_attacked") for e, r in _comparable(results, ADAPTIVE, split)}
-    rows = [row for _, found in _measured(results, ADAPTIVE, split) for row in found]
-    default = [entry for entry in ADAPTIVE if entry.purification == DEFAULT]
-    damage = {e.title: mean(r, "psnr", "defended_attacked") for e, r in _measured(results, default, split)}
-    unknowing = known.pop(ADAPTIVE[0].title)
+    known = {e.title: mean(r, "psnr", "defended_attacked") for e, r in _comparable(results, KNOWING, split)}
+    rows = [row for _, found in _measured(results, KNOWING, split) for row in found]
+    damage = {e.title: mean(r, "psnr", "defended_attacked") for e, r in _measured(results, KNOWING, split)}
+    unknowing = known.pop(KNOWING[0].title)
     found = [flags.zero_gradients(rows)]
-    for words, psnr, entries in (("restorer", bare, OBLIVIOUS), ("defence", known, ADAPTIVE)):
+    for words, psnr, entries in (("restorer", bare, OBLIVIOUS), ("defence", known, KNOWING)):
         white, black = _by_sight(psnr, entries)
         if black:
             found.append(flags.black_box_wins(white, black, words))
@@ -154,10 +150,10 @@ def raised_flags(results: Results, split: str) -> list[Flag]:
 
 
 def _comparable(results: Results, entries: Sequence[Entry], split: str) -> Iterator[tuple[Entry, list[dict[str, Any]]]]:
-    """Entries at ε = 4 in L∞, for these captures alone, against the default defence."""
+    """Entries at ε = 4 in L∞, for these captures alone."""
     for entry, rows in _measured(results, entries, split):
         settings = entry.settings(0)
-        if (settings.eps, settings.norm or "linf", entry.purification) == (4.0, "linf", DEFAULT):
+        if (settings.eps, settings.norm or "linf") == (4.0, "linf"):
             yield entry, rows
 
 
@@ -179,11 +175,6 @@ def _sees(entry: Entry) -> str:
 def _knows(entry: Entry) -> str:
     threat = entry.changes["threat"]
     return "its answers" if threat == "exact" and not ATTACKS.get(entry.attack).white_box else threat
-
-
-def _defence(purification: Purification) -> str:
-    draws = f" × {purification.draws}" if purification.draws > 1 else ""
-    return f"{purification.sampler}{draws}, t* = {purification.noise_level}"
 
 
 def _head(*cells: str) -> list[str]:

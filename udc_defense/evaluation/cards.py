@@ -12,6 +12,7 @@ from huggingface_hub import EvalResult, ModelCardData
 
 from udc_defense.checkpoints import EMBEDDED
 from udc_defense.evaluation import spine
+from udc_defense.evaluation.purification import DEFAULT, DIFFUSION, Purification
 from udc_defense.evaluation.runner import CENTRE, Results
 from udc_defense.models import show_models
 
@@ -63,6 +64,12 @@ Apache-2.0. Cite the repository and {citation}.
 ARXIV = "[arXiv {0}](https://arxiv.org/abs/{0})"
 PURIFICATION = "the paper on purifying under-display captures, " + ARXIV.format("2402.13629")
 
+AS_A_DEFENCE = (
+    "As a defence ({defence}): mean PSNR in dB of the restored held-out crops. {protocol} Made by {made}\n\n"
+    "The attacker does not know it:\n\n{psnr-heldout}\n\n"
+    "The attacker who knows it, held-out adaptive crops:\n\n{adaptive-heldout}"
+)
+
 # In braces: a fact of the training, `timesteps` of the scheduler, or the name of a table.
 TEXTS = {
     "restorer": {
@@ -72,7 +79,7 @@ TEXTS = {
         "Not for photos that matter, and not where an adversary chooses the input.",
         "loss": "mean log squared error per crop, as in NAFNet.",
         "measured": "Mean PSNR in dB against the clean image. {protocol} Made by {made}\n\n"
-        "The attacker does not know the defence, held-out crops:\n\n{psnr-heldout}\n\n"
+        "The attacker does not know the defence ({defence}), held-out crops:\n\n{psnr-heldout}\n\n"
         "The attacker who knows it, held-out adaptive crops:\n\n{adaptive-heldout}",
         "limits": "Trained on simulated optics only; colours and noise of real phones differ from the simulation's. "
         "Its output under attack is what this project measures.",
@@ -85,10 +92,7 @@ TEXTS = {
         "use": "Adversarial purification before a restorer: a few steps of forward diffusion drown the perturbation, "
         "the reverse takes the noise out. It loads in stock diffusers, but samples from pure noise are meaningless.",
         "loss": "DDPM's simple loss over t < {last_timestep}.",
-        "measured": "As a denoiser: PSNR in dB on captures of the validation crops.\n\n{denoising}\n\n"
-        "As a defence: mean PSNR in dB of the restored held-out crops. {protocol} Made by {made}\n\n"
-        "The attacker does not know it:\n\n{psnr-heldout}\n\n"
-        "The attacker who knows it, held-out adaptive crops:\n\n{adaptive-heldout}",
+        "measured": "As a denoiser: PSNR in dB on captures of the validation crops.\n\n{denoising}\n\n" + AS_A_DEFENCE,
         "limits": "An attacker who differentiates through it gets further than one who does not, and it costs quality "
         "on clean captures: see the tables. It keeps the sensor noise of captures, by design.",
         "citation": f"{PURIFICATION}, and DDPM, {ARXIV.format('2006.11239')}",
@@ -117,14 +121,15 @@ OTHERS = {
         "and against attacks on it; it is no generator.",
         "loss": "log squared error of the restored and of the purified capture, under an attack through the purifier "
         "up to ε = {attack_eps_in_255ths:g}/255, under random noise or under none.",
-        "measured": "What it saves and costs beside every other purifier is in the table of purifiers among the "
-        "repository's results.",
+        "measured": AS_A_DEFENCE
+        + "\n\nWhat it saves and costs beside every other purifier is in the table of purifiers "
+        "among the repository's results.",
     },
 }
 
 
 def card(kind: str, name: str, results: Results, denoising: dict[str, Any]) -> str:
-    """The model card of an embedded checkpoint.
+    """The model card of an embedded checkpoint; a purifier is measured in the defence that it belongs to.
 
     Args:
         kind: restorer, purifier or guide.
@@ -134,11 +139,13 @@ def card(kind: str, name: str, results: Results, denoising: dict[str, Any]) -> s
     """
     (details,) = show_models(str(EMBEDDED / kind / name))
     model, training = details.model, details.training
-    facts = tables(results, denoising) | training | {"timesteps": details.config.get("scheduler.num_train_timesteps")}
+    defence = DIFFUSION if (kind, name) == ("purifier", DIFFUSION.weights) else DEFAULT
+    facts = tables(results, denoising, defence) | training
+    facts["timesteps"] = details.config.get("scheduler.num_train_timesteps")
     own = OTHERS.get(f"{kind}/{name}", {})
     texts = {key: text.format_map(facts) for key, text in ({"trained_by": kind} | TEXTS[kind] | own).items()}
     told = {
-        "front": _front(kind, name, texts["pipeline"], None if own else scores(results, denoising).get(kind)),
+        "front": _front(kind, name, texts["pipeline"], scores(results, denoising, defence).get(f"{kind}/{name}")),
         "kind": kind,
         "name": name,
         "minutes": training["seconds"] / 60,
@@ -174,16 +181,17 @@ def _front(kind: str, name: str, pipeline: str, measured: list[EvalResult] | Non
     ).to_yaml()
 
 
-def tables(results: Results, denoising: dict[str, Any]) -> dict[str, str]:
-    """Markdown of what the cards show, by name; the arguments are those of `card`."""
+def tables(results: Results, denoising: dict[str, Any], defence: Purification = DEFAULT) -> dict[str, str]:
+    """Markdown of what the cards show, by name; the arguments are those of `card`, and whose numbers are shown."""
     set_to = results.protocol
     return {
         "made": f"`{results.command}`, seed {results.seed}, torch {results.versions['torch']}, on {results.hardware}.",
         "protocol": f"Panel {set_to['panel']}; {set_to['attack']}; random noise: {set_to['control']}; "
         f"the attacker who knows the defence: {set_to['adaptive']}.",
         "denoising": _denoising_table(denoising),
-        "psnr-heldout": spine.table(results, "heldout"),
-        "adaptive-heldout": spine.adaptive_table(results, "heldout"),
+        "defence": defence.words,
+        "psnr-heldout": spine.table(results, "heldout", purification=defence),
+        "adaptive-heldout": spine.adaptive_table(results, "heldout", defence),
     }
 
 
@@ -195,13 +203,15 @@ def _denoising_table(denoising: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def scores(results: Results, denoising: dict[str, Any]) -> dict[str, list[EvalResult]]:
-    """What the `model-index` of each kind lists; the arguments are those of `card`."""
-    unaware = spine.default_rows(results, "heldout", spine.CHOICE_EPS)
-    aware = spine.default_rows(results, "heldout", spine.CHOICE_EPS, size=CENTRE, threat="exact")
+def scores(results: Results, denoising: dict[str, Any], defence: Purification) -> dict[str, list[EvalResult]]:
+    """What the `model-index` of each checkpoint lists; the arguments are those of `tables`."""
+    unaware = spine.defended_rows(results, "heldout", spine.CHOICE_EPS, defence)
+    aware = spine.defended_rows(results, "heldout", spine.CHOICE_EPS, defence, size=CENTRE, threat="exact")
+    defended = [*_restoration(unaware, DEFENDED), *_restoration(aware, DEFENDED)]
     return {
-        "restorer": _restoration(unaware, UNDEFENDED),
-        "purifier": [*_restoration(unaware, DEFENDED), *_restoration(aware, DEFENDED), *_denoising_scores(denoising)],
+        "restorer/default": _restoration(unaware, UNDEFENDED),
+        f"purifier/{DEFAULT.weights}": defended,
+        f"purifier/{DIFFUSION.weights}": [*defended, *_denoising_scores(denoising)],
     }
 
 

@@ -47,6 +47,18 @@ KEYS = (
 )
 # What is compared with the restorer's own output where there is no ground truth.
 KEYS_WITHOUT_TRUTH = KEYS[3:]
+# Every stage in the order of the film strip, in plain words.
+STAGES = {
+    "clean": "Ground truth",
+    "captured": "Capture",
+    "restored": "Restored",
+    "attacked_input": "Attacked capture",
+    "attacked_restored": "Attacked, restored",
+    "noise_restored": "Random noise, restored",
+    "purified": "Purified",
+    "defended_attacked": "Attacked, defended",
+    "defended_clean": "Not attacked, defended",
+}
 MAX_STEPS = 100_000
 DEFAULT_EPS = 4.0
 HIGHEST_PSNR = 100.0  # stands for equal images in averages

@@ -8,9 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from udc_defense.evaluation.case import Settings
-from udc_defense.evaluation.purification import Purification
+from udc_defense.evaluation.purification import DEFAULT, Purification
 from udc_defense.evaluation.runner import CENTRE, Cell, Job, Results, restorer_facts
-from udc_defense.evaluation.spine import DEFAULT
 from udc_defense.scenes import Crop
 
 

@@ -10,11 +10,10 @@ import torch
 
 from udc_defense.attacks import ATTACKS
 from udc_defense.errors import SettingError
-from udc_defense.evaluation.attack_suite import ADAPTIVE, OBLIVIOUS
+from udc_defense.evaluation.attack_suite import KNOWING, OBLIVIOUS
 from udc_defense.evaluation.entry import Entry
-from udc_defense.evaluation.purification import Purification
+from udc_defense.evaluation.purification import DEFAULT, DIFFUSION, Purification
 from udc_defense.evaluation.purifier_suite import CHOSEN, evaluations
-from udc_defense.evaluation.spine import DEFAULT
 from udc_defense.purifiers import SAMPLERS
 from udc_defense.threats import KINDS
 
@@ -115,7 +114,7 @@ def defense_name(purification: Purification | None) -> str:
         return "default"
     if purification.is_transform:
         return f"{purification.sampler}:{purification.strength:g}"
-    plain = Purification(purification.sampler, DEFAULT.noise_level)
+    plain = Purification(purification.sampler, DIFFUSION.noise_level)
     values = {field.name: getattr(purification, field.name) for field in fields(purification)}
     options = ",".join(f"{name}={value}" for name, value in values.items() if value != getattr(plain, name))
     return f"{purification.sampler}:{options}" if options else purification.sampler
@@ -130,7 +129,7 @@ def parse_defense(name: str) -> Purification | None:
     if name in ("none", "default"):
         return DEFAULT if name == "default" else None
     sampler, _, text = name.partition(":")
-    options: dict[str, Any] = {"noise_level": DEFAULT.noise_level} if sampler in SAMPLERS.names() else {}
+    options: dict[str, Any] = {"noise_level": DIFFUSION.noise_level} if sampler in SAMPLERS.names() else {}
     try:
         for part in filter(None, text.split(",")):
             key, equals, value = part.partition("=")
@@ -236,7 +235,7 @@ FULL = replace(
     oblivious=tuple(entry for entry in OBLIVIOUS if _is_general(entry)),
     dear=(),
     adaptive=(
-        *(e for e in ADAPTIVE if e.purification == DEFAULT and threat_of(e) != "oblivious" and _is_general(e)),
+        *(entry for entry in KNOWING if threat_of(entry) != "oblivious" and _is_general(entry)),
         _pgd("PGD-20", "surrogate", resubmit=8),
         _pgd(f"PGD-20, ε = {LARGEST:g}", "exact", eps=LARGEST),
     ),

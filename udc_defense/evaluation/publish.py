@@ -59,16 +59,18 @@ def _purifiers() -> dict[str, str]:
     names = (
         "purifiers-verdict",
         "purifiers-grid",
+        "purifiers-heldout",
         "level",
-        *(f"{what}-{split}" for what in ("purifiers", "per-photo") for split in SPLITS),
+        *(f"per-photo-{split}" for split in SPLITS),
     )
     if (read := _purifier_results()) is None:
         return dict.fromkeys(names, "Not measured yet.")
     measured, everything, cost, level = read
     found = {"purifiers-grid": purifier_tables.grid_table(measured), "level": selection.published_table(level)}
-    found["purifiers-verdict"] = purifier_comparison.verdict(everything, cost)
+    picture = "![Robustness against cost of every purifier](results/purifiers.svg)"
+    found["purifiers-verdict"] = f"{purifier_comparison.verdict(everything, cost)}\n\n{picture}"
+    found["purifiers-heldout"] = purifier_tables.table(everything, cost, "heldout")
     for split in SPLITS:
-        found[f"purifiers-{split}"] = purifier_tables.table(everything, cost, split)
         found[f"per-photo-{split}"] = selection.table(measured, split) + "\n\n" + selection.gain_words(measured, split)
     return found
 
@@ -85,12 +87,12 @@ def _purifier_results() -> tuple[Results, Results, dict[str, Any], dict[str, Any
 
 def verdict(results: Results) -> str:
     """The result in one paragraph, in whatever direction it points."""
-    rows = spine.default_rows(results, "heldout", spine.CHOICE_EPS)
+    rows = spine.defended_rows(results, "heldout", spine.CHOICE_EPS)
     score = {key: spine.mean(rows, "psnr", key) for key in spine.KEYS}
     taken, control = score["restored"] - score["attacked_restored"], score["restored"] - score["noise_restored"]
     back, cost = score["defended_attacked"] - score["attacked_restored"], score["restored"] - score["defended_clean"]
-    exact = spine.default_rows(results, "heldout", spine.CHOICE_EPS, size=spine.CENTRE, threat="exact")
-    same = spine.default_rows(results, "heldout", spine.CHOICE_EPS, size=spine.CENTRE, threat="oblivious")
+    exact = spine.defended_rows(results, "heldout", spine.CHOICE_EPS, size=spine.CENTRE, threat="exact")
+    same = spine.defended_rows(results, "heldout", spine.CHOICE_EPS, size=spine.CENTRE, threat="oblivious")
     known = spine.mean(exact, "psnr", "defended_attacked")
     unknown = spine.mean(same, "psnr", "defended_attacked")
     bare = spine.mean(same, "psnr", "attacked_restored")

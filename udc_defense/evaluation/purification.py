@@ -55,6 +55,13 @@ class Purification:
     def is_transform(self) -> bool:
         return self.sampler in TRANSFORMS.names()
 
+    @property
+    def words(self) -> str:
+        """Of a diffusion purifier: `one_step × 8, t* = 30`."""
+        draws = f" × {self.draws}" if self.draws > 1 else ""
+        weights = "" if self.weights == "default" else f" by `{self.weights}`"
+        return f"{self.sampler}{draws}{weights}, t* = {self.noise_level}"
+
     def facts(self) -> dict[str, Any]:
         """What a row says of it: all that a transform has, or of a diffusion purifier what is not as by default."""
         values = asdict(self)
@@ -87,3 +94,8 @@ class Purification:
         chooser = Chooser(tuple(found["cuts"]), tuple(found["levels"]))
         fixed = replace(self, per_photo=False)
         return AdaptivePurifier(lambda level: replace(fixed, noise_level=level).load(), detector, chooser).eval()
+
+
+# Chosen on `val`, see the README: the purifier that was trained for the job; and what serves for any diffusion model.
+DEFAULT = Purification("one_step", 10, weights="robust")
+DIFFUSION = Purification("one_step", 30, draws=8)

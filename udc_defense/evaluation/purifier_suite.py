@@ -1,8 +1,8 @@
 """The protocol behind `results/purifiers.json`: every purifier and every plain transform, by what it saves and costs.
 
-On the 128² centres of the crops. On `val`, where choices are made: all candidates of a family under PGD-20 at ε = 4. On
-`heldout`: the chosen ones at ε = 2, 4, 8; on its crops marked adaptive, the attacker who knows the defence, and what C&W
-needs against it. On both: one sampler at every noise level, for `selection`.
+On the 128² centres of the crops. On `val`, where choices are made: all candidates of a family under PGD-20 at ε = 4.
+On `heldout`: the chosen ones at ε = 2, 4, 8; on its crops marked adaptive, the attacker who knows the defence, and what
+C&W needs against it. On both: one sampler at every noise level, for `selection`.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ from typing import Any
 from udc_defense.evaluation.attack_suite import EXACT, TARGET_PSNR
 from udc_defense.evaluation.case import Settings
 from udc_defense.evaluation.entry import Entry, jobs_of, rows_of
-from udc_defense.evaluation.purification import Purification
+from udc_defense.evaluation.purification import DIFFUSION, Purification
 from udc_defense.evaluation.runner import CENTRE, Cell, Job, Results
-from udc_defense.evaluation.spine import DEFAULT, mean
+from udc_defense.evaluation.spine import mean
 from udc_defense.purifiers import SAMPLERS
 from udc_defense.scenes import Crop, read_crops
 
@@ -48,7 +48,6 @@ def _guided(guide: str, *settings: tuple[int, float]) -> tuple[Purification, ...
 TRAINED_LEVELS = (5, 10, 20, 30)  # it was trained below 40
 PAPER = {"the paper's lower end": 50, "the paper's upper end": 100}  # of its range of forward steps
 FAMILIES: dict[str, tuple[Purification, ...]] = {
-    "default": (DEFAULT,),
     "bit depth": _strengths("bit_depth", 5, 4, 3),
     "JPEG": _strengths("jpeg", 90, 75, 50, 30),
     "Gaussian blur": _strengths("gaussian_blur", 0.5, 0.7, 1, 1.5),
@@ -59,6 +58,7 @@ FAMILIES: dict[str, tuple[Purification, ...]] = {
     "plain denoiser (DCT)": _strengths("dct_denoise", 4, 8, 16, 24),
     "one step": _levels("one_step"),
     "one step × 8": SELECTED,
+    "one step × 8, low level": (DIFFUSION,),
     "one step × 8, median": _levels("one_step", (20, 30, 50), draws=8, aggregate="median"),
     "trained one step": _levels("one_step", TRAINED_LEVELS, weights="robust"),
     "trained one step × 8": _levels("one_step", TRAINED_LEVELS, weights="robust", draws=8),
@@ -78,7 +78,6 @@ FAMILIES: dict[str, tuple[Purification, ...]] = {
 # The best of each family on val at the ε of choice, by PSNR under the attack that does not know the defence: its place
 # among the candidates. A test holds this against the results.
 BEST = {
-    "default": 0,
     "bit depth": 2,
     "JPEG": 2,
     "Gaussian blur": 3,
@@ -89,6 +88,7 @@ BEST = {
     "plain denoiser (DCT)": 3,
     "one step": 4,
     "one step × 8": 6,
+    "one step × 8, low level": 0,
     "one step × 8, median": 2,
     "trained one step": 1,
     "trained one step × 8": 1,

@@ -1,7 +1,8 @@
 """The protocol behind `results/spine.json`: the embedded networks on `axon20`, every number of the README.
 
-On every crop: PGD-20 at ε = 1, 2, 4, 8 against the chosen default defence. On `val`, where choices are made: every
-sampler × noise level at ε = 4. On the crops marked adaptive, at 128²: the attacker who differentiates the defence.
+On every crop: PGD-20 at ε = 1, 2, 4, 8 against the default defence and a plain diffusion model. On `val`, where choices
+are made: every sampler × noise level at ε = 4. On the crops marked adaptive, at 128²: the attacker who differentiates
+the defence.
 """
 
 from __future__ import annotations
@@ -12,15 +13,14 @@ from pathlib import Path
 from typing import Any
 
 from udc_defense.evaluation.case import KEYS, Settings
-from udc_defense.evaluation.purification import Purification
+from udc_defense.evaluation.purification import DEFAULT, DIFFUSION, Purification
 from udc_defense.evaluation.runner import CENTRE, Cell, Job, Results
 from udc_defense.scenes import Crop, read_crops
 
 EPSILONS = (1.0, 2.0, 4.0, 8.0)
 CHOICE_EPS = 4.0
 NOISE_LEVELS = (5, 10, 20, 50, 100)
-# Chosen on val from the grid below; see the README.
-DEFAULT = Purification("one_step", 30, draws=8)
+DEFENCES = (DEFAULT, DIFFUSION)
 GRID = tuple(
     Purification(sampler, level, steps=steps, draws=draws)
     for level in NOISE_LEVELS
@@ -35,7 +35,7 @@ def jobs(scenes: Path, crops: Path, split: str | None, seed: int) -> Iterator[Jo
         if crop.adaptive:
             for threat in ("oblivious", "exact"):
                 settings = replace(_settings(CHOICE_EPS, seed), threat=threat)
-                cells.append(Cell(settings, (DEFAULT,), size=CENTRE))
+                cells.append(Cell(settings, DEFENCES, size=CENTRE))
         yield from (Job(crop, str(scenes), cell) for cell in cells)
 
 
@@ -44,9 +44,8 @@ def _settings(eps: float, seed: int) -> Settings:
 
 
 def _faced(crop: Crop, eps: float) -> tuple[Purification, ...]:
-    """The default everywhere; on val at the ε of choice the whole grid too."""
-    grid = GRID if (crop.split, eps) == ("val", CHOICE_EPS) else ()
-    return (DEFAULT, *(purification for purification in grid if purification != DEFAULT))
+    """Two everywhere; on val at the ε of choice the whole grid too."""
+    return DEFENCES + (GRID if (crop.split, eps) == ("val", CHOICE_EPS) else ())
 
 
 def describe() -> dict[str, Any]:
@@ -56,6 +55,7 @@ def describe() -> dict[str, Any]:
         "attack": "pgd, L-infinity, 20 steps, step size eps/4, random start, best iterate",
         "eps_in_255ths": EPSILONS,
         "default": DEFAULT.facts(),
+        "diffusion": DIFFUSION.facts(),
         "adaptive": f"exact gradient through all draws of the defence, fresh noise each step, {CENTRE}² centres",
         "control": "the attack's own magnitudes with random signs",
     }
@@ -79,13 +79,15 @@ def recovered(rows: Sequence[dict[str, Any]]) -> float:
     return (mean(rows, "psnr", "defended_attacked") - attacked) / (base - attacked)
 
 
-def default_rows(results: Results, split: str, eps: float, **wanted: Any) -> list[dict[str, Any]]:
-    """Rows of the default defence."""
-    return select(results, split, eps=eps, purifier=DEFAULT.facts(), **wanted)
+def defended_rows(
+    results: Results, split: str, eps: float, purification: Purification = DEFAULT, **wanted: Any
+) -> list[dict[str, Any]]:
+    """Rows of a defence, by default the default one."""
+    return select(results, split, eps=eps, purifier=purification.facts(), **wanted)
 
 
-def table(results: Results, split: str, metric: str = "psnr") -> str:
-    """Markdown: every key over ε, the default defence."""
+def table(results: Results, split: str, metric: str = "psnr", purification: Purification = DEFAULT) -> str:
+    """Markdown: every key over ε."""
     words = {
         "captured": "capture",
         "restored": "restored",
@@ -99,7 +101,7 @@ def table(results: Results, split: str, metric: str = "psnr") -> str:
     lines = ["| " + " | ".join(columns) + " |", "|---" * len(columns) + "|"]
     digits = 2 if metric == "psnr" else 3
     for eps in EPSILONS:
-        rows = default_rows(results, split, eps)
+        rows = defended_rows(results, split, eps, purification)
         cells = [f"{mean(rows, metric, key):.{digits}f}" for key in KEYS]
         if metric == "psnr":
             cells.append(f"{recovered(rows):.0%}")
@@ -113,14 +115,14 @@ def grid_table(results: Results) -> str:
         "| purifier | t* | network evaluations | clean cost (dB) | gain under PGD-20 (dB) | recovered | s per image |"
     )
     lines = [head, "|---" * 7 + "|"]
-    for purification in sorted({DEFAULT, *GRID}, key=lambda p: (p.sampler, p.draws, p.noise_level)):
+    for purification in (DEFAULT, *sorted({DIFFUSION, *GRID}, key=lambda p: (p.sampler, p.draws, p.noise_level))):
         rows = select(results, "val", eps=CHOICE_EPS, purifier=purification.facts())
         cost = mean(rows, "psnr", "restored") - mean(rows, "psnr", "defended_clean")
         gain = mean(rows, "psnr", "defended_attacked") - mean(rows, "psnr", "attacked_restored")
         # The stage purifies and restores the capture and the attacked capture: two images.
         seconds = sum(row["seconds"]["purify"] for row in rows) / max(1, len(rows)) / 2
         name = purification.sampler + (f" × {purification.draws}" if purification.draws > 1 else "")
-        mark = " (default)" if purification == DEFAULT else ""
+        mark = " (default, trained for one step)" if purification == DEFAULT else ""
         lines.append(
             f"| {name}{mark} | {purification.noise_level} | {rows[0]['nfe'] if rows else ''} "
             f"| {cost:.2f} | {gain:+.2f} | {recovered(rows):.0%} | {seconds:.2f} |"
@@ -128,11 +130,11 @@ def grid_table(results: Results) -> str:
     return "\n".join(lines)
 
 
-def adaptive_table(results: Results, split: str) -> str:
+def adaptive_table(results: Results, split: str, purification: Purification = DEFAULT) -> str:
     """Markdown: the attacker who knows the defence beside the one who does not, on the same 128² crops."""
     lines = ["| attacker | undefended, restored | defended | defended, no attack | random noise |", "|---" * 5 + "|"]
     for threat, words in (("oblivious", "does not know the defence"), ("exact", "differentiates the defence")):
-        rows = default_rows(results, split, CHOICE_EPS, size=CENTRE, threat=threat)
+        rows = defended_rows(results, split, CHOICE_EPS, purification, size=CENTRE, threat=threat)
         keys = ("attacked_restored", "defended_attacked", "defended_clean", "noise_restored")
         lines.append(f"| {words} | " + " | ".join(f"{mean(rows, 'psnr', key):.2f}" for key in keys) + " |")
     return "\n".join(lines)

@@ -54,7 +54,6 @@ class DiffusionPurifier(nn.Module):
         SettingError: a parameter is out of range or a name unknown.
     """
 
-    signal: Tensor
     tile_size = 640
     tile_overlap = 128
 
@@ -92,7 +91,8 @@ class DiffusionPurifier(nn.Module):
         self.noise_level, self.draws, self.aggregate, self.eta = noise_level, draws, aggregate, eta
         self.sampler_steps, self.last_timestep = steps, last_timestep
         self.guide, self.guidance = guide_of(guide, guidance), guidance
-        self.register_buffer("signal", scheduler.alphas_cumprod.double(), persistent=False)
+        # No buffer: it is read number by number, and some devices have no float64.
+        self.signal = scheduler.alphas_cumprod.double()
         self.multiple = 2 ** (len(network.config["block_out_channels"]) - 1)
 
     @property

@@ -13,8 +13,8 @@ from typing import Any
 from PIL import Image
 
 from udc_defense.errors import ImageError
+from udc_defense.evaluation.case import STAGES
 from udc_defense.images import read_image, to_pil
-from udc_defense.report import words
 from udc_defense.report.runs import Run
 
 WIPE = ("attacked_restored", "defended_attacked")
@@ -38,7 +38,7 @@ class Example:
     Attributes:
         facts: its entry in examples.json.
         run: its run's name.
-        pictures: every stage that is there, in the order of `words.STAGES`.
+        pictures: every stage that is there, in the order of `STAGES`.
         wipe: the two stages that the wipe begins with; empty where one is missing.
         perturbation: what the attack added, with its scale in the title; None where a stage is missing.
     """
@@ -59,7 +59,7 @@ def _example(entry: dict[str, Any], run: str) -> Example:
     psnr = entry.get("psnr") or {}
     found = {
         stage: Picture(stage, title, _uri(to_pil(image)), psnr.get(stage))
-        for stage, title in words.STAGES.items()
+        for stage, title in STAGES.items()
         if (image := _read(entry["path"] / f"{stage}.png")) is not None
     }
     wipe = [found[stage] for stage in WIPE if stage in found]

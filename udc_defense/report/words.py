@@ -22,16 +22,6 @@ METRICS = {
     "lpips": ("LPIPS ↓", 3),
     "psnr_to_clean_output": ("PSNR to the restorer's own clean output, dB ↑", 2),
 }
-STAGES = {
-    "clean": "Ground truth",
-    "captured": "Capture",
-    "restored": "Restored",
-    "attacked_input": "Attacked capture",
-    "attacked_restored": "Attacked, restored",
-    "noise_restored": "Random noise, restored",
-    "defended_clean": "Not attacked, defended",
-    "defended_attacked": "Attacked, defended",
-}
 
 
 def threat(kind: str) -> str:
