@@ -45,8 +45,8 @@ def add_robustness_tab() -> None:
     gr.Markdown(f"### What it is worth, in one paragraph\n\n{publish.verdict(results)}", elem_id="honest")
     gr.Markdown(_made(results), elem_classes="udc-small")
     with gr.Row():
-        split = gr.Radio(SPLITS, value="heldout", label="Photos", elem_id="split")
-        metric = gr.Radio(METRICS, value="psnr", label="Measured in", elem_id="metric")
+        split = gr.Radio(SPLITS, value="heldout", label="Photos", scale=3, elem_id="split")
+        metric = gr.Radio(METRICS, value="psnr", label="Measured in", scale=1, elem_id="metric")
     plot = gr.LinePlot(
         frame(results, "heldout", "psnr"),
         x="ε, of 255",
