@@ -14,7 +14,9 @@ if TYPE_CHECKING:
     import gradio as gr
 
 MAX_UPLOAD = "15mb"
-SESSIONS = 50  # that gradio remembers, 0.4 MB each: every call of the API is one, and no handler keeps anything there
+# That gradio remembers, more than the queue has places: every call of the API is one and takes 0.6 MB, and no handler
+# keeps anything there.
+SESSIONS = 30
 
 
 def no_gpu(handler: Callable[..., Any] | None = None, **_: Any) -> Any:
@@ -56,8 +58,10 @@ def launch(demo: gr.Blocks, host: str | None = None, port: int | None = None, sh
     from starlette.middleware import Middleware
 
     from udc_defense.demo.door import Door
+    from udc_defense.demo.memory import settle
     from udc_defense.demo.theme import theme
 
+    settle()
     wanted = os.environ.get("PORT")
     # Open, the API would let a client compute past the queue.
     return demo.queue(max_size=20, default_concurrency_limit=1, api_open=False).launch(

@@ -17,6 +17,7 @@ from gradio.context import LocalContext
 from gradio.utils import get_upload_folder
 
 from udc_defense.demo.engine import MAX_BYTES, total_cost
+from udc_defense.demo.memory import release
 from udc_defense.demo.networks import GPU_SECONDS
 from udc_defense.demo.presets import choose
 from udc_defense.demo.progress import status
@@ -60,6 +61,7 @@ def guarded(updates: Iterator[Update], width: int, photo: str | None = None) -> 
         message = unknown()
     finally:
         working.discard(session)
+        release()
     yield (status("failed", message), *[gr.skip()] * (width - 1))
     raise gr.Error(message, print_exception=False)
 
