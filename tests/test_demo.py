@@ -725,6 +725,16 @@ def value(update: Any) -> Any:
     return update.get("value") if isinstance(update, dict) else update
 
 
+def test_the_program_of_the_readme_runs(client: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    readme = (publish.ROOT / "README.md").read_text(encoding="utf-8")
+    program = re.findall(r"```python\n(.*?)```", readme, re.DOTALL)[0].replace("http://127.0.0.1:7860/", client.src)
+    write_png(torch.rand(1, 3, 48, 48), tmp_path / "photo.png")
+    monkeypatch.chdir(tmp_path)
+    found: dict[str, Any] = {}
+    exec(program, found)
+    assert 'data-state="done"' in found["line"] and "The attack" in found["words"]
+
+
 def test_api_runs_everything(client: Any, tiny: Any) -> None:
     line, verdict, stages, table, delta, report, files = client.predict(tiny, steps=1, seed=3, api_name="/run")
     assert 'data-state="done"' in line

@@ -19,7 +19,7 @@ ROOT = Path(__file__).parents[1]
 
 
 def readme_program() -> str:
-    (program,) = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL)
+    _of_the_demo, program = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text("utf-8"), re.DOTALL)
     return program
 
 
