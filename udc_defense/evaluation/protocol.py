@@ -171,7 +171,7 @@ def _trivial(*families: str) -> tuple[Purification, ...]:
 
 ASKED_AGAIN: dict[str, Any] = {"resubmit": 4}
 QUICK = Protocol(
-    size=80,
+    size=96,
     images=4,
     oblivious=(
         Entry("FGSM", "fgsm"),
@@ -184,11 +184,9 @@ QUICK = Protocol(
     adaptive=(
         Entry("FGSM, exact", "fgsm", {"threat": "exact"}),
         _pgd("PGD-10", "bpda", steps=10, **ASKED_AGAIN),
-        _pgd("PGD-10, ε = 2", "bpda", steps=10, eps=2.0),
-        _pgd("PGD-10, ε = 8", "bpda", steps=10, eps=8.0),
-        _pgd(f"PGD-10, ε = {LARGEST:g}", "bpda", steps=10, eps=LARGEST),
         _pgd("PGD-10", "exact", steps=10, **ASKED_AGAIN),
-        Entry("Square, 20 queries", "square", {"threat": "exact", "steps": 20}),
+        *(_pgd(f"PGD-10, ε = {eps:g}", "exact", steps=10, eps=eps) for eps in (2.0, 8.0, LARGEST)),
+        Entry("Square, 50 queries", "square", {"threat": "exact", "steps": 50}),
     ),
     trivial=_trivial("bit depth", "JPEG", "Gaussian blur", "smaller and back"),
     on_trivial=(_pgd("PGD-10", "bpda", steps=10), _pgd("PGD-10", "exact", steps=10)),

@@ -139,7 +139,7 @@ def _of(study: Study, condition: Condition) -> str:
     """Which panel this is, where there are more."""
     if len(_panels(study)) == 1:
         return ""
-    return f": {condition.restorer}, {words.degradation(condition.degradation)}"
+    return f": {words.restorer(condition.restorer)}, {words.degradation(condition.degradation)}"
 
 
 def _name(study: Study, condition: Condition, defense: str) -> str:

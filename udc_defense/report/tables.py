@@ -146,7 +146,7 @@ class Tables:
         for run in self.study.runs:
             for flag in flags(run.summary):
                 raised = "yes" if flag.get("raised") else "no"
-                where = [str(flag.get(key) or "–") for key in ("defense", "restorer")]
+                where = [str(flag.get("defense") or "–"), words.restorer(str(flag.get("restorer") or "–"))]
                 rows.append([str(flag.get("check")), raised, str(flag.get("words")), *where, run.name])
         columns = ["Check", "Raised", "What was seen", "Defence", "Restorer"]
         if several := len(self.study.runs) > 1:
@@ -284,6 +284,7 @@ class Tables:
 
     def _labels(self, condition: Condition, defense: str) -> list[str]:
         found = condition._asdict() | {"defence": defense, "degradation": words.degradation(condition.degradation)}
+        found["restorer"] = words.restorer(condition.restorer)
         return [found[name] for name in self._named()]
 
     def _named(self) -> list[str]:
@@ -331,6 +332,6 @@ def _matrix(entry: dict[str, Any], key: str, run: str) -> Table:
         "PSNR in dB of the restorer of the column, given the images that were attacked on the restorer of the row "
         f"(ε = {entry.get('eps', '?')}/255); the diagonal is the white-box attack."
     )
-    columns = [Column("Attacked on"), *(Column(str(name)) for name in entry["columns"])]
-    rows = [[str(name), *values] for name, values in zip(entry["rows"], entry["psnr"], strict=True)]
+    columns = [Column("Attacked on"), *(Column(words.restorer(str(name))) for name in entry["columns"])]
+    rows = [[words.restorer(str(name)), *values] for name, values in zip(entry["rows"], entry["psnr"], strict=True)]
     return Table(key, title, caption, columns, rows)

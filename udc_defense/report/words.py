@@ -29,6 +29,11 @@ def threat(kind: str) -> str:
     return THREATS.get(kind, kind)
 
 
+def restorer(name: str) -> str:
+    """Of `package.module:attribute` the attribute; the whole name is under "Run it again"."""
+    return name.rpartition(":")[2]
+
+
 def degradation(name: str) -> str:
     """What was done to the light, or to the image, before it is restored."""
     return DEGRADATIONS.get(name, name)
