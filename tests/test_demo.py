@@ -308,6 +308,8 @@ def test_presets_are_choices_and_details_override_them() -> None:
     for other in ({"sampler": "ddim"}, {"purifier": "owner/name"}):
         chosen = presets.choose(defence="best", **other)
         assert (chosen.purifier, chosen.noise_level, chosen.draws) == (other.get("purifier"), 30, 1)
+    assert presets.choose(purifier="robust") == fast
+    assert presets.choose(defence="paper", purifier="default").noise_level == 50, "a preset of any diffusion model"
     chosen = presets.choose("strong", "paper", eps="2,5", steps="7", noise_level="9", draws=2, threat="", seed=None)
     assert (chosen.method, chosen.eps, chosen.steps) == ("apgd", 2.5, 7)
     assert (chosen.sampler, chosen.noise_level, chosen.draws) == ("ddpm", 9, 2)

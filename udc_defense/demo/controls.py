@@ -255,7 +255,7 @@ def plan_words(networks: Networks, *values: Any) -> str:
     changed = [
         name
         for name in FIELDS
-        if name in presets.ATTACK_DETAILS + presets.DEFENCE_DETAILS and fields[name] not in (None, "")
+        if name in (*presets.ATTACK_DETAILS, *presets.DEFENCE_DETAILS, "purifier") and fields[name] not in (None, "")
     ]
     details = f" Your details override: {', '.join(changed).replace('_', ' ')}." if changed else ""
     return (

@@ -16,7 +16,7 @@ from gradio import processing_utils
 from gradio.context import LocalContext
 from gradio.utils import get_upload_folder
 
-from udc_defense.demo.engine import MAX_BYTES, total_cost
+from udc_defense.demo.engine import MAX_BYTES, MAX_SECONDS, total_cost
 from udc_defense.demo.memory import release
 from udc_defense.demo.networks import GPU_SECONDS
 from udc_defense.demo.presets import choose
@@ -30,7 +30,6 @@ QUIET: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
 # All that computes waits in one line.
 COMPUTING: dict[str, Any] = {"concurrency_id": "run", "concurrency_limit": 1, "show_progress": "hidden"}
 PLACE = re.compile(r"(?<![\w@.:/-])/(?:[\w.+~@-]+/)*[\w.+~@-]+")  # an absolute path; not owner/name, not 1/255
-LENT_SECONDS = 120
 LONGEST = 300  # characters of a message: some repeat what they were given
 
 Update = tuple[Any, ...]
@@ -135,4 +134,4 @@ def lent_seconds(fields: dict[str, Any], photos: int = 1) -> int:
         evaluations = total_cost(choose(**fields)) * photos
     except (UDCDefenseError, TypeError):
         return 10  # the run itself says what is wrong
-    return min(LENT_SECONDS, 15 + round(GPU_SECONDS * evaluations))
+    return min(MAX_SECONDS["cuda"], 15 + round(GPU_SECONDS * evaluations))

@@ -72,8 +72,8 @@ NUMBERS = ("eps", "steps", "noise_level", "draws", "seed")
 def choose(attack: str = ATTACK, defence: str = DEFENCE, **details: Any) -> Choices:
     """The choices of two presets and of details; a detail that is None or empty is as in its preset.
 
-    Off is off, whatever the details say. Another method has its own usual steps, another sampler or purifier the usual
-    level and draws of a diffusion model.
+    Off is off, whatever the details say. Another method has its own usual steps; another sampler, or another purifier
+    than the one that a preset was chosen for, the usual level and draws of a diffusion model.
 
     Raises:
         SettingError: a preset is unknown or a detail out of range.
@@ -85,7 +85,9 @@ def choose(attack: str = ATTACK, defence: str = DEFENCE, **details: Any) -> Choi
             given = {name: value for name, value in given.items() if name not in names}
     if given.get("method", attacking["method"]) != attacking["method"]:
         attacking.pop("steps", None)
-    if given.get("sampler", defending["sampler"]) != defending["sampler"] or "purifier" in given:
+    if any(
+        given.get(name, defending[name]) != defending[name] for name in ("sampler", "purifier") if name in defending
+    ):
         defending = {"sampler": defending["sampler"]}
     return Choices(**(attacking | defending | given))
 
