@@ -17,8 +17,11 @@ from demo_server import wait_for
 from loopback_hub import WEIGHTS, Hub
 from test_browser import _run_quickly
 
+from udc_defense.checkpoints import embedded_names
+from udc_defense.models import KINDS
+
 ROOT = Path(__file__).parents[1]
-CHECKPOINTS = ("restorer/default", "purifier/default", "purifier/robust", "guide/default")
+CHECKPOINTS = [f"{kind}/{name}" for kind in KINDS for name in embedded_names(kind)]
 NEEDED = ("restorer/default", "purifier/robust")  # by the default defence
 
 pytestmark = test_browser.pytestmark

@@ -94,25 +94,27 @@ def _train(options: argparse.Namespace) -> int:
     """Train from scratch, or go on with --resume."""
     from importlib import import_module
 
+    from udc_defense.training.restorer import untrained
+
     settings = _settings(options)
     module = import_module(f"udc_defense.training.{options.network}")
-    chosen = _architecture(options)
+    architecture = _architecture(options)
     dataset, facts = _dataset(options, module.CROP, module.CROPS_PER_CAPTURE)
-    _drain(getattr(module, f"train_{options.network}")(dataset, settings, facts, **chosen), options.steps)
+    chosen = {"network": partial(untrained, **architecture)} if architecture else {}
+    progress = getattr(module, f"train_{options.network}")(dataset, settings, facts | architecture, **chosen)
+    _drain(progress, options.steps)
     return _finished(options, options.out / options.network)
 
 
 def _architecture(options: argparse.Namespace) -> dict[str, Any]:
-    """What `train` is given of it."""
-    from udc_defense.training.restorer import untrained
-
+    """What `untrained` is given of it, and the card says."""
     if not options.architecture:
         if options.option:
             raise SettingError(f"--option {options.option[0]!r} is of an architecture; name it with --architecture.")
         return {}
     if options.network != "restorer":
         raise SettingError(f"--architecture is of a restorer; {options.network} has its own.")
-    return {"network": partial(untrained, options.architecture, dict(json_setting(text) for text in options.option))}
+    return {"architecture": options.architecture, "options": dict(json_setting(text) for text in options.option)}
 
 
 def _finetune(options: argparse.Namespace) -> int:
