@@ -158,5 +158,4 @@ class TestComparison:
         assert "1/30.0 of the time of DDPM" in text
         assert "on clean captures: JPEG (28.0); under who does not know it: none" in text
         assert "under who knows it: bit depth (21.0)." in text
-        ahead = text.split("does not know it of: ")[1].split(". Ahead")[0].split(", ")
-        assert "DDPM" in ahead and "JPEG" not in ahead and "bit depth" in ahead
+        assert f"ahead of all {len(CHOSEN) - 1} others but 1." in text

@@ -48,6 +48,8 @@ def test_published_numbers_are_those_of_the_results_files(capsys: pytest.Capture
         ("spine", ["restorer default", "purifier default", "purifier robust"]),
         ("attacks", ["restorer default", "purifier default", "purifier robust"]),
         ("detection", ["restorer default", "purifier robust"]),
+        ("purifiers", ["restorer default", "purifier default", "purifier robust", "guide default"]),
+        ("per_photo", ["restorer default", "purifier default"]),
     ],
 )
 def test_results_belong_to_the_embedded_weights(file: str, names: list[str]) -> None:
@@ -75,3 +77,34 @@ def test_every_attack_has_met_every_crop() -> None:
     for split, crops in (("val", 36), ("heldout", 44)):
         assert all(len(rows_of(results, entry, split)) == crops for entry in OBLIVIOUS)
         assert all(len(rows_of(results, entry, split)) == 8 for entry in ADAPTIVE)
+
+
+def test_every_purifier_has_met_its_crops() -> None:
+    results = read_results(ROOT / "results" / "purifiers.json")
+    from udc_defense.evaluation.entry import rows_of
+    from udc_defense.evaluation.purifier_suite import CHOSEN, EPSILONS, FAMILIES, evaluations, faced, knowing, smallest
+
+    for purification in {p for candidates in FAMILIES.values() for p in candidates}:
+        assert len(faced(results, purification, "val", 4.0)) == 36
+    for purification in CHOSEN.values():
+        assert all(len(faced(results, purification, "heldout", eps)) == 44 for eps in EPSILONS)
+        assert len(rows_of(results, knowing(purification), "heldout")) == 8
+        if evaluations(purification) <= 1:
+            assert len(rows_of(results, smallest(purification), "heldout")) == 8
+
+
+def test_the_purifiers_on_heldout_are_the_best_of_their_families_on_val() -> None:
+    results = read_results(ROOT / "results" / "purifiers.json")
+    from udc_defense.evaluation.purifier_suite import CHOSEN, best
+
+    assert {family: best(results, family) for family in CHOSEN} == CHOSEN
+
+
+def test_the_purifier_with_a_level_per_photo_has_met_every_crop() -> None:
+    results = read_results(ROOT / "results" / "per_photo.json")
+    from udc_defense.evaluation.entry import rows_of
+    from udc_defense.evaluation.per_photo_suite import AWARE, OBLIVIOUS
+
+    for split, crops in (("val", 36), ("heldout", 44)):
+        assert all(len(rows_of(results, entry, split)) == crops for entry in OBLIVIOUS)
+        assert all(len(rows_of(results, entry, split)) == 8 for entry in AWARE)

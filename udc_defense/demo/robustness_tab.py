@@ -96,9 +96,10 @@ def _more() -> Iterator[tuple[str, str]]:
         tables = (attack_tables.oblivious_table(suite, "heldout"), attack_tables.adaptive_table(suite, "heldout"))
         known = "\n\nThe attacker who knows the defence:\n\n".join(tables)
         yield "Every attack", f"{attack_tables.verdict(suite)}\n\n{known}\n\n{_made(suite)}"
-    measured, cost = (found(f"results/{name}.json") for name in ("purifiers", "cost"))
-    if measured and cost:
-        compared, spent = read_results(measured), json.loads(cost.read_text(encoding="utf-8"))
+    measured, per_photo, cost = (found(f"results/{name}.json") for name in ("purifiers", "per_photo", "cost"))
+    if measured and per_photo and cost:
+        compared = read_results(measured).joined(read_results(per_photo))
+        spent = json.loads(cost.read_text(encoding="utf-8"))
         table = purifier_tables.table(compared, spent, "heldout")
         yield "Every purifier", f"{purifier_comparison.verdict(compared, spent)}\n\n{table}\n\n{_made(compared)}"
     if path := found("results/detection.json"):

@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import re
 import sys
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -68,7 +67,8 @@ def _purifiers() -> dict[str, str]:
     measured, everything, cost, level = read
     found = {"purifiers-grid": purifier_tables.grid_table(measured), "level": selection.published_table(level)}
     picture = "![Robustness against cost of every purifier](results/purifiers.svg)"
-    found["purifiers-verdict"] = f"{purifier_comparison.verdict(everything, cost)}\n\n{picture}"
+    told = purifier_comparison.verdict(everything, cost), selection.gain_words(measured, "heldout")
+    found["purifiers-verdict"] = f"{' '.join(told)}\n\n{picture}"
     found["purifiers-heldout"] = purifier_tables.table(everything, cost, "heldout")
     for split in SPLITS:
         found[f"per-photo-{split}"] = selection.table(measured, split) + "\n\n" + selection.gain_words(measured, split)
@@ -82,7 +82,7 @@ def _purifier_results() -> tuple[Results, Results, dict[str, Any], dict[str, Any
         return None
     measured, per_photo = (read_results(path) for path in files[:2])
     cost, level = (json.loads(path.read_text(encoding="utf-8")) for path in files[2:])
-    return measured, replace(measured, rows=measured.rows + per_photo.rows), cost, level
+    return measured, measured.joined(per_photo), cost, level
 
 
 def verdict(results: Results) -> str:

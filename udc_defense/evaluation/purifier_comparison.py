@@ -9,7 +9,7 @@ import numpy as np
 
 from udc_defense.evaluation.entry import rows_of
 from udc_defense.evaluation.purification import DEFAULT, Purification
-from udc_defense.evaluation.purifier_suite import CHOICE_EPS, CHOSEN, FAMILIES, faced, knowing
+from udc_defense.evaluation.purifier_suite import CHOICE_EPS, CHOSEN, FAMILIES, REPORTED, faced, knowing
 from udc_defense.evaluation.runner import Results
 from udc_defense.evaluation.spine import mean
 
@@ -30,8 +30,8 @@ def scores(results: Results, purification: Purification, split: str) -> dict[str
 
 
 def rivals(results: Results, split: str) -> dict[str, dict[str, float]]:
-    """Family -> scores, of the chosen purifier of every family but the default itself."""
-    others = {family: p for family, p in CHOSEN.items() if p != DEFAULT}
+    """Family -> scores, of the chosen purifier of every family but the default itself, as far as they were measured."""
+    others = {family: p for family, p in REPORTED.items() if p != DEFAULT}
     return {family: scores(results, p, split) for family, p in others.items() if faced(results, p, split, CHOICE_EPS)}
 
 
@@ -39,7 +39,7 @@ def verdict(results: Results, cost: Mapping[str, Any], split: str = "heldout") -
     """What the default is worth beside the others, in one paragraph, in whatever direction it points."""
     ours, others = scores(results, DEFAULT, split), rivals(results, split)
     crops, adaptive = (len(rows) for rows in _default_rows(results, split))
-    beaten = [f for f, theirs in others.items() if all(ours[where] >= theirs[where] for where in (CLEAN, UNKNOWING))]
+    unbeaten = [f for f, theirs in others.items() if any(ours[where] < theirs[where] for where in (CLEAN, UNKNOWING))]
     leads = {
         where: [f"{family} ({theirs[where]:.1f})" for family, theirs in others.items() if theirs[where] > ours[where]]
         for where in ours
@@ -49,8 +49,8 @@ def verdict(results: Results, cost: Mapping[str, Any], split: str = "heldout") -
         f"At ε = {CHOICE_EPS:g}/255 the default, {OURS} at t* = {DEFAULT.noise_level}, keeps "
         f"{ours[UNKNOWING]:.1f} dB of {ours[CLEAN]:.1f} dB under PGD-20 by who does not know it ({crops} crops), and "
         f"{ours[KNOWING]:.1f} dB under who differentiates it ({adaptive} crops), at {_speed(cost)} of the time of DDPM "
-        f"with 50 steps. It is ahead both on clean captures and under who does not know it of: {', '.join(beaten)}. "
-        f"Ahead of it are, {told}. {_at_equal_cost(results)}"
+        f"with 50 steps. Both on clean captures and under who does not know it, it is ahead of all {len(others)} "
+        f"others but {len(unbeaten)}. Ahead of it are, {told}. {_at_equal_cost(results)}"
     )
 
 

@@ -7,7 +7,7 @@ from statistics import median
 from typing import Any
 
 from udc_defense.evaluation.entry import rows_of
-from udc_defense.evaluation.purification import Purification
+from udc_defense.evaluation.purification import DEFAULT, Purification
 from udc_defense.evaluation.purifier_suite import (
     CHOICE_EPS,
     CHOSEN,
@@ -76,21 +76,27 @@ def figure(results: Results, cost: dict[str, Any], split: str) -> str:
     from matplotlib import pyplot as plt
 
     milliseconds = {row["family"]: row["milliseconds_per_megapixel"] for row in cost["rows"]}
-    fig, axes = plt.subplots(figsize=(9, 5.5), layout="constrained")
-    for family, purification in REPORTED.items():
-        if not faced(results, purification, split, CHOICE_EPS):
-            continue
-        x = milliseconds[family]
-        unknowing = mean(faced(results, purification, split, CHOICE_EPS), "psnr", ATTACKED)
+    # A purifier that is the choice of several families is one point.
+    families = {p: family for family, p in reversed(REPORTED.items()) if faced(results, p, split, CHOICE_EPS)}
+    unknowing = {p: mean(faced(results, p, split, CHOICE_EPS), "psnr", ATTACKED) for p in families}
+    fig, axes = plt.subplots(figsize=(10, 5.5), layout="constrained")
+    placed: list[tuple[float, float]] = []
+    for number, purification in enumerate(sorted(families, key=lambda p: -unknowing[p]), start=1):
+        x, y = milliseconds[families[purification]], unknowing[purification]
         known = mean(rows_of(results, knowing(purification), split), "psnr", ATTACKED)
         colour = "tab:gray" if purification.is_transform else "tab:blue"
-        axes.plot([x, x], [unknowing, known], color=colour, linewidth=0.8)
-        axes.plot(x, unknowing, "o", color=colour)
+        colour = "tab:red" if purification == DEFAULT else colour
+        axes.plot([x, x], [y, known], color=colour, linewidth=0.8)
+        axes.plot(x, y, "o", color=colour, label=f"{number}  {families[purification]}, {words(purification)}")
         axes.plot(x, known, "o", color=colour, markerfacecolor="white")
-        axes.annotate(family, (x, unknowing), xytext=(4, 4), textcoords="offset points", fontsize=8)
+        while any(abs(y - other) < 0.35 and 1 / 1.4 < x / beside < 1.4 for beside, other in placed):
+            y -= 0.05  # numbers must not lie on each other
+        placed.append((x, y))
+        axes.annotate(str(number), (x, y), xytext=(6, -3), textcoords="offset points", fontsize=8)
     axes.set(xscale="log", xlabel="milliseconds per megapixel, one CPU thread", ylabel="PSNR, dB")
     axes.set_title("PGD-20, ε = 4/255: filled, who does not know the defence; hollow, who does", fontsize=10)
     axes.grid(alpha=0.3)
+    fig.legend(loc="outside right upper", fontsize=8, frameon=False, handlelength=1)
     text = StringIO()
     fig.savefig(text, format="svg", metadata={"Date": None})
     plt.close(fig)

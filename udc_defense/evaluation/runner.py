@@ -318,6 +318,10 @@ class Results:
         """Rows of all images with the split, size, purifier and settings of `wanted`."""
         return self._by_setting.get(key_of(wanted | {"image": ""}), [])
 
+    def joined(self, other: Results) -> Results:
+        """These and the rows of another protocol."""
+        return replace(self, rows=self.rows + other.rows)
+
 
 def write_results(path: Path, results: Results) -> None:
     """One JSON file, one row per line, in an order of their own: stable under git."""
@@ -325,7 +329,7 @@ def write_results(path: Path, results: Results) -> None:
     del head["rows"]
     text = json.dumps(head, indent=1)[:-2] + ',\n "rows": [\n  '
     ordered = sorted(results.rows, key=_order)
-    text += ",\n  ".join(json.dumps(row) for row in ordered) + "\n ]\n}\n"
+    text += ",\n  ".join(json.dumps(row, separators=(",", ":")) for row in ordered) + "\n ]\n}\n"
     write_file(path, text.encode())
 
 
