@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable
+from functools import cache, partial
+from pathlib import Path
 
 import gradio as gr
 import pandas as pd  # type: ignore[import-untyped]
@@ -69,9 +71,13 @@ def add_robustness_tab() -> None:
         return changed, spine.table(results, split, metric), spine.adaptive_table(results, split)
 
     gr.on([split.change, metric.change], shown, [split, metric], [plot, table, adaptive], **QUIET)
-    for title, text in _more():
-        with gr.Accordion(title, open=False):
-            gr.Markdown(text, elem_classes="udc-wide")
+    for title, (text, names) in MORE.items():
+        paths = [path for name in names if (path := found(f"results/{name}.json"))]
+        if len(paths) == len(names):
+            with gr.Accordion(title, open=False) as part:
+                told = gr.Markdown("…", elem_classes="udc-wide")
+            # Read when someone wants it: the page does not wait for thousands of rows.
+            part.expand(partial(text, *paths), None, told, **QUIET)
 
 
 def frame(results: Results, split: str, metric: str) -> pd.DataFrame:
@@ -89,19 +95,31 @@ def _made(results: Results) -> str:
     return f"Made by `{results.command}`, seed {results.seed}, on {results.hardware}."
 
 
-def _more() -> Iterator[tuple[str, str]]:
-    """Tables of the other protocols that were measured."""
-    if path := found("results/attacks.json"):
-        suite = read_results(path)
-        tables = (attack_tables.oblivious_table(suite, "heldout"), attack_tables.adaptive_table(suite, "heldout"))
-        known = "\n\nThe attacker who knows the defence:\n\n".join(tables)
-        yield "Every attack", f"{attack_tables.verdict(suite)}\n\n{known}\n\n{_made(suite)}"
-    measured, per_photo, cost = (found(f"results/{name}.json") for name in ("purifiers", "per_photo", "cost"))
-    if measured and per_photo and cost:
-        compared = read_results(measured).joined(read_results(per_photo))
-        spent = json.loads(cost.read_text(encoding="utf-8"))
-        table = purifier_tables.table(compared, spent, "heldout")
-        yield "Every purifier", f"{purifier_comparison.verdict(compared, spent)}\n\n{table}\n\n{_made(compared)}"
-    if path := found("results/detection.json"):
-        detected = read_results(path)
-        yield "The detector", f"{detection_suite.table(detected, 'heldout')}\n\n{_made(detected)}"
+@cache
+def _attacks(path: Path) -> str:
+    suite = read_results(path)
+    tables = (attack_tables.oblivious_table(suite, "heldout"), attack_tables.adaptive_table(suite, "heldout"))
+    known = "\n\nThe attacker who knows the defence:\n\n".join(tables)
+    return f"{attack_tables.verdict(suite)}\n\n{known}\n\n{_made(suite)}"
+
+
+@cache
+def _purifiers(fixed: Path, per_photo: Path, cost: Path) -> str:
+    compared = read_results(fixed).joined(read_results(per_photo))
+    spent = json.loads(cost.read_text(encoding="utf-8"))
+    table = purifier_tables.table(compared, spent, "heldout")
+    return f"{purifier_comparison.verdict(compared, spent)}\n\n{table}\n\n{_made(compared)}"
+
+
+@cache
+def _detector(path: Path) -> str:
+    detected = read_results(path)
+    return f"{detection_suite.table(detected, 'heldout')}\n\n{_made(detected)}"
+
+
+# Tables of the other protocols: what writes them, of which results files.
+MORE: dict[str, tuple[Callable[..., str], tuple[str, ...]]] = {
+    "Every attack": (_attacks, ("attacks",)),
+    "Every purifier": (_purifiers, ("purifiers", "per_photo", "cost")),
+    "The detector": (_detector, ("detection",)),
+}

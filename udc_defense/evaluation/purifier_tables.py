@@ -39,7 +39,7 @@ def grid_table(results: Results) -> str:
 def table(results: Results, cost: dict[str, Any], split: str) -> str:
     """Markdown: the chosen purifier of every family, what it saves and what it costs."""
     attacks = [f"PGD-20, ε = {eps:g}" for eps in EPSILONS]
-    knows = ("knows the defence, ε = 4", "how", "C&W needs δ of")
+    knows = ("knows the defence, ε = 4", "how", "C&W needs δ of (1/255)")
     lines = _head("purifier", "clean", *attacks, *knows, "evaluations", "ms per MP", "peak MiB at ¼ MP")
     costs = {row["family"]: row for row in cost["rows"]}
     bare = [faced(results, next(iter(CHOSEN.values())), split, eps) for eps in EPSILONS]
@@ -52,9 +52,10 @@ def table(results: Results, cost: dict[str, Any], split: str) -> str:
         known = rows_of(results, knowing(purification), split)
         needed = [row["search"]["delta_rms"] for row in rows_of(results, smallest(purification), split)]
         spent = costs.get(family)
+        title = f"{family}, {words(purification)}"
         lines.append(
             _line(
-                f"{family}, {words(purification)}",
+                f"**{title}** (the default)" if purification == DEFAULT else title,
                 f"{mean(rows[1], 'psnr', 'defended_clean'):.2f}",
                 *(f"{mean(found, 'psnr', ATTACKED):.2f}" for found in rows),
                 f"{mean(known, 'psnr', ATTACKED):.2f}" if known else "",
@@ -114,7 +115,7 @@ def words(purification: Purification) -> str:
 
 
 def _spent(row: dict[str, Any]) -> list[str]:
-    return [str(row["evaluations"]), f"{row['milliseconds_per_megapixel']:,.0f}", f"{row['peak_mib_over_idle']:.0f}"]
+    return [str(row["evaluations"]), f"{row['milliseconds_per_megapixel']:,.0f}", str(round(row["peak_mib_over_idle"]))]
 
 
 def _head(*cells: str) -> list[str]:
