@@ -158,4 +158,4 @@ class TestComparison:
         assert "1/30.0 of the time of DDPM" in text
         assert "on clean captures: JPEG (28.0); under who does not know it: none" in text
         assert "under who knows it: bit depth (21.0)." in text
-        assert f"ahead of all {len(CHOSEN) - 1} others but 1." in text
+        assert f"ahead of all {len(set(CHOSEN.values())) - 1} others but 1." in text

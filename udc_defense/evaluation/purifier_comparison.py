@@ -30,9 +30,14 @@ def scores(results: Results, purification: Purification, split: str) -> dict[str
 
 
 def rivals(results: Results, split: str) -> dict[str, dict[str, float]]:
-    """Family -> scores, of the chosen purifier of every family but the default itself, as far as they were measured."""
-    others = {family: p for family, p in REPORTED.items() if p != DEFAULT}
-    return {family: scores(results, p, split) for family, p in others.items() if faced(results, p, split, CHOICE_EPS)}
+    """Family -> scores, of the chosen purifier of every family but the default itself, as far as they were measured.
+
+    One that is the choice of several families counts once.
+    """
+    others = {
+        p: family for family, p in reversed(REPORTED.items()) if p != DEFAULT and faced(results, p, split, CHOICE_EPS)
+    }
+    return {family: scores(results, p, split) for p, family in reversed(others.items())}
 
 
 def verdict(results: Results, cost: Mapping[str, Any], split: str = "heldout") -> str:
