@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import re
 import sys
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -32,9 +33,9 @@ SPLITS = ("val", "heldout")
 
 def places() -> dict[str, str]:
     """Name of a marked place -> its Markdown."""
-    results = read_results(ROOT / "results" / "spine.json")
-    suite = read_results(ROOT / "results" / "attacks.json")
-    detected = read_results(ROOT / "results" / "detection.json")
+    results = _results("spine")
+    suite = _results("attacks")
+    detected = _results("detection")
     found = cards.tables(results, _denoising()) | {
         "grid": spine.grid_table(results),
         "checkpoints": _checkpoints(),
@@ -51,6 +52,12 @@ def places() -> dict[str, str]:
         found[f"detection-{split}"] = detection_suite.table(detected, split)
         found[f"flags-{split}"] = attack_tables.flags_table(suite, split)
     return found | _purifiers()
+
+
+@cache
+def _results(name: str) -> Results:
+    """A results file, read once."""
+    return read_results(ROOT / "results" / f"{name}.json")
 
 
 def _purifiers() -> dict[str, str]:
@@ -75,12 +82,13 @@ def _purifiers() -> dict[str, str]:
     return found
 
 
+@cache
 def _purifier_results() -> tuple[Results, Results, dict[str, Any], dict[str, Any]] | None:
     """Of fixed purifiers, with the one that chooses, the cost and the published selection; None until all are there."""
     files = [ROOT / "results" / f"{name}.json" for name in ("purifiers", "per_photo", "cost", "noise_level")]
     if not all(path.is_file() for path in files):
         return None
-    measured, per_photo = (read_results(path) for path in files[:2])
+    measured, per_photo = _results("purifiers"), _results("per_photo")
     cost, level = (json.loads(path.read_text(encoding="utf-8")) for path in files[2:])
     return measured, measured.joined(per_photo), cost, level
 
@@ -140,15 +148,13 @@ def documents() -> dict[Path, str]:
     """Every file that holds published numbers, as it should be."""
     found = places()
     texts = {path: fill(path.read_text(encoding="utf-8"), found) for path in (ROOT / "README.md", ROOT / "RESULTS.md")}
-    calibrations = {
-        detection.CALIBRATION: detection_suite.calibration(read_results(ROOT / "results" / "detection.json"))
-    }
-    if (purifiers := ROOT / "results" / "purifiers.json").is_file():
-        calibrations[noise_level.CALIBRATION] = selection.calibration(read_results(purifiers))
+    calibrations = {detection.CALIBRATION: detection_suite.calibration(_results("detection"))}
+    if (ROOT / "results" / "purifiers.json").is_file():
+        calibrations[noise_level.CALIBRATION] = selection.calibration(_results("purifiers"))
     if read := _purifier_results():
         texts[ROOT / "results" / "purifiers.svg"] = purifier_tables.figure(read[1], read[2], "heldout")
     texts |= {path: json.dumps(facts, indent=1) + "\n" for path, facts in calibrations.items()}
-    results, denoising = read_results(ROOT / "results" / "spine.json"), _denoising()
+    results, denoising = _results("spine"), _denoising()
     for kind in KINDS:
         for name in embedded_names(kind):
             texts[ROOT / "weights_card" / f"{kind}-{name}.md"] = cards.card(kind, name, results, denoising)
