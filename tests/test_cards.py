@@ -22,9 +22,10 @@ from safetensors.numpy import save_file
 from udc_defense.checkpoints import EMBEDDED, WEIGHTS, embedded_names
 from udc_defense.evaluation import cards
 from udc_defense.evaluation.runner import Results
+from udc_defense.models import KINDS
 
 ROOT = Path(__file__).parents[1]
-CHECKPOINTS = [(kind, name) for kind in ("restorer", "purifier", "guide") for name in embedded_names(kind)]
+CHECKPOINTS = [(kind, name) for kind in KINDS for name in embedded_names(kind)]
 # A number of its own, not the digits of a name such as axon20, sha256, GatedUNet or PGD-20.
 NUMBER = re.compile(r"(?<![\w./-])[+-]?\d+(?:,\d{3})*(?:\.\d+)?(?![\w-])")
 
@@ -128,16 +129,21 @@ def other_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cards, "EMBEDDED", weights)
 
 
-def other_results(more: float) -> tuple[Results, dict[str, Any]]:
+def other_results(more: float) -> tuple[Results, dict[str, Any], Results]:
     """Other scores on fewer crops; only what was set, and not measured, is as it was."""
+    denoised = [moved(row, more=more) | {"noise_level": row["noise_level"]} for row in results("denoising")["rows"]]
+    return other_rows("spine", more), {"rows": denoised}, other_rows("architectures", more)
+
+
+def other_rows(file: str, more: float) -> Results:
+    """Of another run of a protocol."""
     rows = [
         row | {name: moved(row[name], more=more) for name in ("psnr", "ssim")}
-        for row in results("spine")["rows"]
+        for row in results(file)["rows"]
         if zlib.crc32(row["image"].encode()) % 4
     ]
-    made = {"seed": 77, "versions": {"torch": "9.9"}, "hardware": "another machine"}
-    denoised = [moved(row, more=more) | {"noise_level": row["noise_level"]} for row in results("denoising")["rows"]]
-    return Results(**results("spine") | made | {"rows": rows}), {"rows": denoised}
+    made = {"seed": 77, "versions": {"torch": "9.9"}, "hardware": "another machine", "rows": rows}
+    return Results(**results(file) | made)
 
 
 @pytest.mark.parametrize(("kind", "name"), CHECKPOINTS)

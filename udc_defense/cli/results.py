@@ -9,7 +9,7 @@ from typing import Any
 from udc_defense.cli.common import drain, say, write_json
 from udc_defense.cli.flags import add_crop_list, command
 
-PROTOCOLS = ("spine", "attacks", "detection", "purifiers", "per_photo")
+PROTOCOLS = ("spine", "attacks", "detection", "purifiers", "per_photo", "architectures")
 
 
 def add(commands: Any) -> None:
@@ -40,7 +40,14 @@ def _results(options: argparse.Namespace) -> int:
     import torch
     from tqdm import tqdm
 
-    from udc_defense.evaluation import attack_suite, detection_suite, per_photo_suite, purifier_suite, spine
+    from udc_defense.evaluation import (
+        architecture_suite,
+        attack_suite,
+        detection_suite,
+        per_photo_suite,
+        purifier_suite,
+        spine,
+    )
     from udc_defense.evaluation.runner import (
         Results,
         checkpoints_of,
@@ -52,7 +59,7 @@ def _results(options: argparse.Namespace) -> int:
     )
     from udc_defense.training.loop import hardware
 
-    suites = (spine, attack_suite, detection_suite, purifier_suite, per_photo_suite)
+    suites = (spine, attack_suite, detection_suite, purifier_suite, per_photo_suite, architecture_suite)
     protocols = dict(zip(PROTOCOLS, suites, strict=True))
     for name in options.protocol or PROTOCOLS:
         given = options.scenes, options.crops

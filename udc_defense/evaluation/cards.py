@@ -5,13 +5,15 @@ A number comes from a results file, or from the checkpoint: its files, its confi
 
 from __future__ import annotations
 
+import json
+import shlex
 from collections import Counter
 from typing import Any
 
 from huggingface_hub import EvalResult, ModelCardData
 
 from udc_defense.checkpoints import EMBEDDED
-from udc_defense.evaluation import spine
+from udc_defense.evaluation import architecture_suite, spine
 from udc_defense.evaluation.purification import DEFAULT, DIFFUSION, Purification
 from udc_defense.evaluation.runner import CENTRE, Results
 from udc_defense.models import show_models
@@ -126,9 +128,19 @@ OTHERS = {
         "among the repository's results.",
     },
 }
+# Restorers that are there to be compared, by the paper of their architecture.
+COMPARED = {"nafnet": "2204.04676", "de_unet": "2003.04857", "udc_unet": "2209.01809", "uformer": "2106.03106"}
+for _name, _paper in COMPARED.items():
+    OTHERS[f"restorer/{_name}"] = {
+        "purpose": f"A small {architecture_suite.NETWORKS[_name]} that was trained for about half an hour, to compare "
+        "architectures under attack. The restorer `default` is the better one.",
+        "measured": "Mean PSNR in dB against the clean image, {images}. Made by {made}\n\n{compared}\n\n"
+        "The other architectures stand in the same table among the repository's results.",
+        "citation": f"{PURIFICATION}, and {ARXIV.format(_paper)}",
+    }
 
 
-def card(kind: str, name: str, results: Results, denoising: dict[str, Any]) -> str:
+def card(kind: str, name: str, results: Results, denoising: dict[str, Any], architectures: Results) -> str:
     """The model card of an embedded checkpoint; a purifier is measured in the defence that it belongs to.
 
     Args:
@@ -136,16 +148,21 @@ def card(kind: str, name: str, results: Results, denoising: dict[str, Any]) -> s
         name: of the embedded one.
         results: of the protocol `spine`.
         denoising: what `results/denoising.json` holds.
+        architectures: results of that protocol.
     """
     (details,) = show_models(str(EMBEDDED / kind / name))
     model, training = details.model, details.training
     defence = DIFFUSION if (kind, name) == ("purifier", DIFFUSION.weights) else DEFAULT
     facts = tables(results, denoising, defence) | training
+    measured = scores(results, denoising, defence).get(f"{kind}/{name}")
+    if kind == "restorer" and name in COMPARED:
+        facts |= _compared_tables(architectures, name)
+        measured = _restoration(architecture_suite.unknowing_rows(architectures, name), UNDEFENDED + DEFENDED)
     facts["timesteps"] = details.config.get("scheduler.num_train_timesteps")
     own = OTHERS.get(f"{kind}/{name}", {})
     texts = {key: text.format_map(facts) for key, text in ({"trained_by": kind} | TEXTS[kind] | own).items()}
     told = {
-        "front": _front(kind, name, texts["pipeline"], scores(results, denoising, defence).get(f"{kind}/{name}")),
+        "front": _front(kind, name, texts["pipeline"], measured),
         "kind": kind,
         "name": name,
         "minutes": training["seconds"] / 60,
@@ -165,6 +182,9 @@ def _command(trained_by: str, training: dict[str, Any]) -> str:
     """What trains such a network again."""
     settings = {key: training[key] for key in ("steps", "batch", "learning_rate", "precision", "seed")}
     flags = [("panel", panel) for panel in training["panels"]] + list(settings.items())
+    if "architecture" in training:
+        texts = (f"{key}={json.dumps(value, separators=(',', ':'))}" for key, value in training["options"].items())
+        flags += [("architecture", training["architecture"]), *(("option", shlex.quote(text)) for text in texts)]
     given = " ".join(f"--{key.replace('_', '-')} {value}" for key, value in flags)
     return f"udc-defense train {trained_by} --scenes DIR --crops FILE {given} --out runs/{trained_by}"
 
@@ -185,7 +205,7 @@ def tables(results: Results, denoising: dict[str, Any], defence: Purification = 
     """Markdown of what the cards show, by name; the arguments are those of `card`, and whose numbers are shown."""
     set_to = results.protocol
     return {
-        "made": f"`{results.command}`, seed {results.seed}, torch {results.versions['torch']}, on {results.hardware}.",
+        "made": _made(results),
         "protocol": f"Panel {set_to['panel']}; {set_to['attack']}; random noise: {set_to['control']}; "
         f"the attacker who knows the defence: {set_to['adaptive']}.",
         "denoising": _denoising_table(denoising),
@@ -193,6 +213,16 @@ def tables(results: Results, denoising: dict[str, Any], defence: Purification = 
         "psnr-heldout": spine.table(results, "heldout", purification=defence),
         "adaptive-heldout": spine.adaptive_table(results, "heldout", defence),
     }
+
+
+def _compared_tables(results: Results, name: str) -> dict[str, str]:
+    """What the card of a compared architecture shows, as `tables`."""
+    images = str(results.protocol["images"])
+    return {"made": _made(results), "images": images, "compared": architecture_suite.table(results, [name])}
+
+
+def _made(results: Results) -> str:
+    return f"`{results.command}`, seed {results.seed}, torch {results.versions['torch']}, on {results.hardware}."
 
 
 def _denoising_table(denoising: dict[str, Any]) -> str:

@@ -16,6 +16,7 @@ from typing import Any
 from udc_defense import detection, noise_level
 from udc_defense.checkpoints import EMBEDDED, embedded_names
 from udc_defense.evaluation import (
+    architecture_suite,
     attack_tables,
     cards,
     detection_suite,
@@ -41,6 +42,8 @@ def places() -> dict[str, str]:
         "checkpoints": _checkpoints(),
         "verdict": verdict(results),
         "attacks-verdict": attack_tables.verdict(suite),
+        "architectures": architecture_suite.table(_architectures()),
+        "architectures-verdict": architecture_suite.verdict(_architectures()),
     }
     for split in SPLITS:
         found[f"psnr-{split}"] = spine.table(results, split)
@@ -114,6 +117,10 @@ def verdict(results: Results) -> str:
     )
 
 
+def _architectures() -> Results:
+    return _results("architectures")
+
+
 def _denoising() -> dict[str, Any]:
     return json.loads((ROOT / "results" / "denoising.json").read_text(encoding="utf-8"))
 
@@ -154,10 +161,10 @@ def documents() -> dict[Path, str]:
     if read := _purifier_results():
         texts[ROOT / "results" / "purifiers.svg"] = purifier_tables.figure(read[1], read[2], "heldout")
     texts |= {path: json.dumps(facts, indent=1) + "\n" for path, facts in calibrations.items()}
-    results, denoising = _results("spine"), _denoising()
+    measured = _results("spine"), _denoising(), _architectures()
     for kind in KINDS:
         for name in embedded_names(kind):
-            texts[ROOT / "weights_card" / f"{kind}-{name}.md"] = cards.card(kind, name, results, denoising)
+            texts[ROOT / "weights_card" / f"{kind}-{name}.md"] = cards.card(kind, name, *measured)
     return texts
 
 
