@@ -47,7 +47,8 @@ ON_CROPS = --scenes "$(SCENES)" --crops "$(CROPS)" --out results
 
 # The purifier that chooses a level for each photo is calibrated by what is measured before it.
 results: need-scenes $(STAMP) ## measure again what results/ holds, README and cards too [SCENES=DIR CROPS=FILE]
-	$(UDC) results $(ON_CROPS) --protocol spine --protocol attacks --protocol detection --protocol purifiers
+	$(UDC) results $(ON_CROPS) --protocol spine --protocol attacks --protocol detection --protocol purifiers \
+	  --protocol architectures
 	$(UDC) denoising $(ON_CROPS)
 	$(UDC) noise-level $(ON_CROPS)
 	$(PYTHON) -m udc_defense.evaluation.publish
@@ -57,8 +58,17 @@ results: need-scenes $(STAMP) ## measure again what results/ holds, README and c
 
 ON_SCENES = --scenes "$(SCENES)" --crops "$(CROPS)" --panel axon20 --panel axon20 --panel toled --panel poled
 
+# About half an hour each on one thread of a CPU.
+SHORT = --batch 1 --precision bf16 --resume
+
 train-all: need-scenes $(STAMP) ## train the embedded networks again, or go on with it [SCENES=DIR CROPS=FILE]
 	$(UDC) train restorer $(ON_SCENES) --steps 9000 --precision bf16 --out runs/restorer --resume
+	$(UDC) train restorer $(ON_SCENES) --architecture nafnet --option width=12 --option encoder_blocks=[1,1,1,2] \
+	  --option middle_blocks=2 --option decoder_blocks=[1,1,1,1] --option window=192 $(SHORT) --steps 4200 --out runs/nafnet
+	$(UDC) train restorer $(ON_SCENES) --architecture de_unet --option width=16 $(SHORT) --steps 9000 --out runs/de_unet
+	$(UDC) train restorer $(ON_SCENES) --architecture udc_unet --option width=16 $(SHORT) --steps 1700 --out runs/udc_unet
+	$(UDC) train restorer $(ON_SCENES) --architecture uformer --option img_size=64 --option embed_dim=16 \
+	  --option depths=[1,1,1,1,1,1,1,1,1] $(SHORT) --steps 800 --out runs/uformer
 	$(UDC) train purifier $(ON_SCENES) --steps 6500 --precision bf16 --out runs/purifier --resume
 	$(UDC) train guide $(ON_SCENES) --steps 3000 --out runs/guide --resume
 	$(UDC) train robust_purifier $(ON_SCENES) --steps 4000 --learning-rate 2e-4 --precision bf16 --out runs/robust --resume

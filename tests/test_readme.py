@@ -13,6 +13,7 @@ from PIL import Image
 
 from udc_defense.checkpoints import EMBEDDED, checksum
 from udc_defense.evaluation import publish
+from udc_defense.evaluation.architecture_suite import NETWORKS
 from udc_defense.evaluation.runner import read_results
 
 ROOT = Path(__file__).parents[1]
@@ -50,6 +51,7 @@ def test_published_numbers_are_those_of_the_results_files(capsys: pytest.Capture
         ("detection", ["restorer default", "purifier robust"]),
         ("purifiers", ["restorer default", "purifier default", "purifier robust", "guide default"]),
         ("per_photo", ["restorer default", "purifier default"]),
+        ("architectures", [*(f"restorer {name}" for name in NETWORKS), "purifier default", "purifier robust"]),
     ],
 )
 def test_results_belong_to_the_embedded_weights(file: str, names: list[str]) -> None:
@@ -82,15 +84,23 @@ def test_every_attack_has_met_every_crop() -> None:
 def test_every_purifier_has_met_its_crops() -> None:
     results = read_results(ROOT / "results" / "purifiers.json")
     from udc_defense.evaluation.entry import rows_of
-    from udc_defense.evaluation.purifier_suite import CHOSEN, EPSILONS, FAMILIES, evaluations, faced, knowing, smallest
+    from udc_defense.evaluation.purifier_suite import (
+        CHOSEN,
+        EPSILONS,
+        FAMILIES,
+        FEWER_SEARCHES,
+        faced,
+        knowing,
+        smallest,
+    )
 
     for purification in {p for candidates in FAMILIES.values() for p in candidates}:
         assert len(faced(results, purification, "val", 4.0)) == 36
     for purification in CHOSEN.values():
         assert all(len(faced(results, purification, "heldout", eps)) == 44 for eps in EPSILONS)
         assert len(rows_of(results, knowing(purification), "heldout")) == 8
-        if evaluations(purification) <= 1:
-            assert len(rows_of(results, smallest(purification), "heldout")) == 8
+        assert len(rows_of(results, smallest(purification), "heldout")) == 8
+    assert len(rows_of(results, FEWER_SEARCHES, "heldout")) == 8
 
 
 def test_the_purifiers_on_heldout_are_the_best_of_their_families_on_val() -> None:
@@ -100,11 +110,24 @@ def test_the_purifiers_on_heldout_are_the_best_of_their_families_on_val() -> Non
     assert {family: best(results, family) for family in CHOSEN} == CHOSEN
 
 
+def test_every_architecture_has_met_every_crop() -> None:
+    results = read_results(ROOT / "results" / "architectures.json")
+    from udc_defense.evaluation.architecture_suite import EPSILONS, unknowing_rows
+    from udc_defense.evaluation.entry import rows_of
+    from udc_defense.evaluation.finetuning_suite import knowing
+
+    for network in NETWORKS:
+        assert all(len(unknowing_rows(results, network, eps)) == 44 for eps in EPSILONS)
+        assert len(rows_of(results, knowing(network, 4.0), "heldout")) == 8
+
+
 def test_the_purifier_with_a_level_per_photo_has_met_every_crop() -> None:
     results = read_results(ROOT / "results" / "per_photo.json")
     from udc_defense.evaluation.entry import rows_of
     from udc_defense.evaluation.per_photo_suite import AWARE, OBLIVIOUS
+    from udc_defense.evaluation.purifier_suite import PER_PHOTO, smallest
 
     for split, crops in (("val", 36), ("heldout", 44)):
         assert all(len(rows_of(results, entry, split)) == crops for entry in OBLIVIOUS)
         assert all(len(rows_of(results, entry, split)) == 8 for entry in AWARE)
+    assert len(rows_of(results, smallest(PER_PHOTO), "heldout")) == 8
