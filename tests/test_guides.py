@@ -475,12 +475,14 @@ class TestGradient:
             replayed.append(len(tensors))
             return evaluate(*tensors)
 
+        monkeypatch.setattr("udc_defense.purifiers.diffusion.KEPT_VALUES", 0)
         expected = gradient()
         monkeypatch.setattr("udc_defense.purifiers.diffusion._Replayed.apply", plain)
         assert torch.allclose(gradient(), expected, rtol=1e-10, atol=0) and replayed == [1, 3] * 4
 
     @pytest.mark.parametrize("name", GUIDES.names())
-    def test_a_step_more_keeps_at_most_three_images_more(self, name: str) -> None:
+    def test_a_step_more_keeps_at_most_three_images_more(self, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("udc_defense.purifiers.diffusion.KEPT_VALUES", 0)
         image, kept = picture(1, 3, 64, 64, dtype=torch.float32).requires_grad_(True), []
         for level in (5, 20):
             alive: weakref.WeakSet[Saved] = weakref.WeakSet()

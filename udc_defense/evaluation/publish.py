@@ -69,7 +69,6 @@ def _purifiers() -> dict[str, str]:
         "purifiers-verdict",
         "purifiers-grid",
         "purifiers-heldout",
-        "purifiers-searches",
         "level",
         *(f"per-photo-{split}" for split in SPLITS),
     )
@@ -81,7 +80,6 @@ def _purifiers() -> dict[str, str]:
     told = purifier_comparison.verdict(everything, cost), selection.gain_words(measured, "heldout")
     found["purifiers-verdict"] = f"{' '.join(told)}\n\n{picture}"
     found["purifiers-heldout"] = purifier_tables.table(everything, cost, "heldout")
-    found["purifiers-searches"] = purifier_tables.searches(everything, "heldout")
     for split in SPLITS:
         found[f"per-photo-{split}"] = selection.table(measured, split) + "\n\n" + selection.gain_words(measured, split)
     return found

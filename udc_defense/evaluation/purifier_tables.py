@@ -13,10 +13,7 @@ from udc_defense.evaluation.purifier_suite import (
     CHOSEN,
     EPSILONS,
     FAMILIES,
-    FEWER_SEARCHES,
     REPORTED,
-    SEARCHED_STEPS,
-    SEARCHES,
     faced,
     knowing,
     smallest,
@@ -68,19 +65,6 @@ def table(results: Results, cost: dict[str, Any], split: str) -> str:
             )
         )
     return "\n".join(lines)
-
-
-def searches(results: Results, split: str) -> str:
-    """What fewer searches cost C&W, in words."""
-    few, many = (
-        median(row["search"]["delta_rms"] for row in rows_of(results, entry, split))
-        for entry in (FEWER_SEARCHES, smallest(DEFAULT))
-    )
-    return (
-        f"Through more than one evaluation of a network C&W has {SEARCHES} searches instead of 9, and differentiates "
-        f"{SEARCHED_STEPS} steps of a DDPM. Against the default {SEARCHES} searches find a δ of {few:.2f}, 9 one of "
-        f"{many:.2f}."
-    )
 
 
 def figure(results: Results, cost: dict[str, Any], split: str) -> str:
