@@ -129,10 +129,10 @@ def other_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cards, "EMBEDDED", weights)
 
 
-def other_results(more: float) -> tuple[Results, dict[str, Any], Results]:
+def other_results(more: float) -> cards.Measured:
     """Other scores on fewer crops; only what was set, and not measured, is as it was."""
     denoised = [moved(row, more=more) | {"noise_level": row["noise_level"]} for row in results("denoising")["rows"]]
-    return other_rows("spine", more), {"rows": denoised}, other_rows("architectures", more)
+    return cards.Measured(other_rows("spine", more), {"rows": denoised}, other_rows("architectures", more))
 
 
 def other_rows(file: str, more: float) -> Results:
@@ -150,7 +150,7 @@ def other_rows(file: str, more: float) -> Results:
 def test_no_number_is_typed_by_hand(kind: str, name: str, other_weights: None) -> None:
     """What a card still says of other networks with other results was set and not measured: attack, level, defence."""
     # Twice, for a number may come back by chance.
-    texts = [published(kind, name), *(cards.card(kind, name, *other_results(more)) for more in (0.1, 0.2))]
+    texts = [published(kind, name), *(cards.card(kind, name, other_results(more)) for more in (0.1, 0.2))]
     before, *after = (set(NUMBER.findall(without_citations(text))) for text in texts)
     assert len(before) > 10 and before.intersection(*after) <= settings()
 

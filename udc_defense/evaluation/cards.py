@@ -8,12 +8,14 @@ from __future__ import annotations
 import json
 import shlex
 from collections import Counter
+from dataclasses import dataclass
 from typing import Any
 
 from huggingface_hub import EvalResult, ModelCardData
 
 from udc_defense.checkpoints import EMBEDDED
 from udc_defense.evaluation import architecture_suite, spine
+from udc_defense.evaluation.card_texts import CARD, COMPARED, OTHERS, TEXTS
 from udc_defense.evaluation.purification import DEFAULT, DIFFUSION, Purification
 from udc_defense.evaluation.runner import CENTRE, Results
 from udc_defense.models import show_models
@@ -24,145 +26,44 @@ UNDEFENDED = ("captured", "restored", "attacked_restored", "noise_restored")
 DEFENDED = ("defended_clean", "defended_attacked")
 SETTINGS = ("size", "attack", "norm", "steps", "threat")
 
-CARD = """---
-{front}
----
 
-# {kind} `{name}`
+@dataclass(frozen=True)
+class Measured:
+    """What cards show.
 
-{purpose}
+    Attributes:
+        spine: results of that protocol.
+        denoising: what `results/denoising.json` holds.
+        architectures: results of that protocol.
+    """
 
-- **Architecture**: {architecture}, {parameters:,} parameters.
-- **Weights**: sha256 `{sha256}`, {bytes:,} bytes, safetensors.
-- **Load**: `udc_defense.load_{kind}("{name}")`; `load_{kind}("OWNER/NAME@REVISION")` from the Hub.
-
-## Intended use
-
-{use}
-
-## Training
-
-- **Data**: {scenes} scenes (Poly Haven panoramas, CC0; photos under CC0 and the Unsplash licence) as simulated captures
-  of the panels {panels}; none of the scenes that are measured below.
-- **Loss**: {loss}
-- **Steps**: {steps:,} of {batch} captures; learning rate {learning_rate}, mixed precision {precision},
-  seed {seed}.{remark}
-- **Time and hardware**: {minutes:.0f} minutes, {processes} process, {threads} thread, {device}, torch {torch}.
-- **Command**: `{command}`
-
-## Measured
-
-{measured}
-
-## Limits
-
-{limits}
-
-## Licence and citation
-
-Apache-2.0. Cite the repository and {citation}.
-"""
-
-ARXIV = "[arXiv {0}](https://arxiv.org/abs/{0})"
-PURIFICATION = "the paper on purifying under-display captures, " + ARXIV.format("2402.13629")
-
-AS_A_DEFENCE = (
-    "As a defence ({defence}): mean PSNR in dB of the restored held-out crops. {protocol} Made by {made}\n\n"
-    "The attacker does not know it:\n\n{psnr-heldout}\n\n"
-    "The attacker who knows it, held-out adaptive crops:\n\n{adaptive-heldout}"
-)
-
-# In braces: a fact of the training, `timesteps` of the scheduler, or the name of a table.
-TEXTS = {
-    "restorer": {
-        "pipeline": "image-to-image",
-        "purpose": "A small gated U-Net: captures of under-display cameras to clean images, in the tone-mapped domain.",
-        "use": "Research on attacks and defences of image restoration: a network of which the damage can be measured. "
-        "Not for photos that matter, and not where an adversary chooses the input.",
-        "loss": "mean log squared error per crop, as in NAFNet.",
-        "measured": "Mean PSNR in dB against the clean image. {protocol} Made by {made}\n\n"
-        "The attacker does not know the defence ({defence}), held-out crops:\n\n{psnr-heldout}\n\n"
-        "The attacker who knows it, held-out adaptive crops:\n\n{adaptive-heldout}",
-        "limits": "Trained on simulated optics only; colours and noise of real phones differ from the simulation's. "
-        "Its output under attack is what this project measures.",
-        "citation": f"{PURIFICATION}, and NAFNet, {ARXIV.format('2204.04676')}",
-    },
-    "purifier": {
-        "pipeline": "image-to-image",
-        "purpose": "A diffusion model of captures for t < {last_timestep} of {timesteps}: a denoiser for purification, "
-        "not a generator.",
-        "use": "Adversarial purification before a restorer: a few steps of forward diffusion drown the perturbation, "
-        "the reverse takes the noise out. It loads in stock diffusers, but samples from pure noise are meaningless.",
-        "loss": "DDPM's simple loss over t < {last_timestep}.",
-        "measured": "As a denoiser: PSNR in dB on captures of the validation crops.\n\n{denoising}\n\n" + AS_A_DEFENCE,
-        "limits": "An attacker who differentiates through it gets further than one who does not, and it costs quality "
-        "on clean captures: see the tables. It keeps the sensor noise of captures, by design.",
-        "citation": f"{PURIFICATION}, and DDPM, {ARXIV.format('2006.11239')}",
-    },
-    "guide": {
-        "pipeline": "image-feature-extraction",
-        "purpose": "A small encoder whose latent of a capture an attack moves little, for the guide `feature`.",
-        "use": "Steering the reverse steps of a purifier towards its input, in a latent instead of in pixels. "
-        "It restores nothing: its head was needed for training alone.",
-        "loss": "restoration from the latent of clean and attacked captures, and a latent that the attack leaves where "
-        "it was, as TRADES does (ε = {attack_eps_in_255ths:g}/255).",
-        "measured": "It has no score of its own. What it does for a purifier is in the table of purifiers among the "
-        "repository's results.",
-        "limits": "Trained on simulated optics only, against one attack on itself. An adaptation to regression of a "
-        "method for classifiers that has no public code; a pull towards an attacked input may keep the attack.",
-        "citation": f"{PURIFICATION}, and AGDM, {ARXIV.format('2403.16067')}",
-    },
-}
-# What differs for a checkpoint of another name than `default`.
-OTHERS = {
-    "purifier/robust": {
-        "trained_by": "robust_purifier",
-        "purpose": "A denoiser of captures that was trained against attacks: one evaluation purifies, at "
-        "t < {last_timestep} of {timesteps}.",
-        "use": "Adversarial purification before a restorer in one evaluation. It was trained for the embedded restorer "
-        "and against attacks on it; it is no generator.",
-        "loss": "log squared error of the restored and of the purified capture, under an attack through the purifier "
-        "up to ε = {attack_eps_in_255ths:g}/255, under random noise or under none.",
-        "measured": AS_A_DEFENCE
-        + "\n\nWhat it saves and costs beside every other purifier is in the table of purifiers "
-        "among the repository's results.",
-    },
-}
-# Restorers that are there to be compared, by the paper of their architecture.
-COMPARED = {"nafnet": "2204.04676", "de_unet": "2003.04857", "udc_unet": "2209.01809", "uformer": "2106.03106"}
-for _name, _paper in COMPARED.items():
-    OTHERS[f"restorer/{_name}"] = {
-        "purpose": f"A small {architecture_suite.NETWORKS[_name]} that was trained for about half an hour, to compare "
-        "architectures under attack. The restorer `default` is the better one.",
-        "measured": "Mean PSNR in dB against the clean image, {images}. Made by {made}\n\n{compared}\n\n"
-        "The other architectures stand in the same table among the repository's results.",
-        "citation": f"{PURIFICATION}, and {ARXIV.format(_paper)}",
-    }
+    spine: Results
+    denoising: dict[str, Any]
+    architectures: Results
 
 
-def card(kind: str, name: str, results: Results, denoising: dict[str, Any], architectures: Results) -> str:
+def card(kind: str, name: str, measured: Measured) -> str:
     """The model card of an embedded checkpoint; a purifier is measured in the defence that it belongs to.
 
     Args:
         kind: restorer, purifier or guide.
         name: of the embedded one.
-        results: of the protocol `spine`.
-        denoising: what `results/denoising.json` holds.
-        architectures: results of that protocol.
+        measured: what there is to show.
     """
     (details,) = show_models(str(EMBEDDED / kind / name))
     model, training = details.model, details.training
     defence = DIFFUSION if (kind, name) == ("purifier", DIFFUSION.weights) else DEFAULT
-    facts = tables(results, denoising, defence) | training
-    measured = scores(results, denoising, defence).get(f"{kind}/{name}")
+    facts = tables(measured, defence) | training
+    index = scores(measured, defence).get(f"{kind}/{name}")
     if kind == "restorer" and name in COMPARED:
-        facts |= _compared_tables(architectures, name)
-        measured = _restoration(architecture_suite.unknowing_rows(architectures, name), UNDEFENDED + DEFENDED)
+        facts |= _compared_tables(measured.architectures, name)
+        rows = architecture_suite.unknowing_rows(measured.architectures, name)
+        index = _restoration(rows, UNDEFENDED + DEFENDED)
     facts["timesteps"] = details.config.get("scheduler.num_train_timesteps")
     own = OTHERS.get(f"{kind}/{name}", {})
     texts = {key: text.format_map(facts) for key, text in ({"trained_by": kind} | TEXTS[kind] | own).items()}
     told = {
-        "front": _front(kind, name, texts["pipeline"], measured),
+        "front": _front(kind, name, texts["pipeline"], index),
         "kind": kind,
         "name": name,
         "minutes": training["seconds"] / 60,
@@ -189,7 +90,7 @@ def _command(trained_by: str, training: dict[str, Any]) -> str:
     return f"udc-defense train {trained_by} --scenes DIR --crops FILE {given} --out runs/{trained_by}"
 
 
-def _front(kind: str, name: str, pipeline: str, measured: list[EvalResult] | None) -> str:
+def _front(kind: str, name: str, pipeline: str, index: list[EvalResult] | None) -> str:
     """What the Hub reads, as YAML."""
     return ModelCardData(
         license="apache-2.0",
@@ -197,18 +98,19 @@ def _front(kind: str, name: str, pipeline: str, measured: list[EvalResult] | Non
         pipeline_tag=pipeline,
         tags=["under-display-camera", "adversarial-robustness", kind],
         model_name=f"{kind} {name}",
-        eval_results=measured,
+        eval_results=index,
     ).to_yaml()
 
 
-def tables(results: Results, denoising: dict[str, Any], defence: Purification = DEFAULT) -> dict[str, str]:
-    """Markdown of what the cards show, by name; the arguments are those of `card`, and whose numbers are shown."""
+def tables(measured: Measured, defence: Purification = DEFAULT) -> dict[str, str]:
+    """Markdown of what the cards show, by name; `defence` is whose numbers are shown."""
+    results = measured.spine
     set_to = results.protocol
     return {
         "made": _made(results),
         "protocol": f"Panel {set_to['panel']}; {set_to['attack']}; random noise: {set_to['control']}; "
         f"the attacker who knows the defence: {set_to['adaptive']}.",
-        "denoising": _denoising_table(denoising),
+        "denoising": _denoising_table(measured.denoising),
         "defence": defence.words,
         "psnr-heldout": spine.table(results, "heldout", purification=defence),
         "adaptive-heldout": spine.adaptive_table(results, "heldout", defence),
@@ -233,15 +135,15 @@ def _denoising_table(denoising: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def scores(results: Results, denoising: dict[str, Any], defence: Purification) -> dict[str, list[EvalResult]]:
+def scores(measured: Measured, defence: Purification) -> dict[str, list[EvalResult]]:
     """What the `model-index` of each checkpoint lists; the arguments are those of `tables`."""
-    unaware = spine.defended_rows(results, "heldout", spine.CHOICE_EPS, defence)
-    aware = spine.defended_rows(results, "heldout", spine.CHOICE_EPS, defence, size=CENTRE, threat="exact")
+    unaware = spine.defended_rows(measured.spine, "heldout", spine.CHOICE_EPS, defence)
+    aware = spine.defended_rows(measured.spine, "heldout", spine.CHOICE_EPS, defence, size=CENTRE, threat="exact")
     defended = [*_restoration(unaware, DEFENDED), *_restoration(aware, DEFENDED)]
     return {
         "restorer/default": _restoration(unaware, UNDEFENDED),
         f"purifier/{DEFAULT.weights}": defended,
-        f"purifier/{DIFFUSION.weights}": [*defended, *_denoising_scores(denoising)],
+        f"purifier/{DIFFUSION.weights}": [*defended, *_denoising_scores(measured.denoising)],
     }
 
 

@@ -37,13 +37,13 @@ def places() -> dict[str, str]:
     results = _results("spine")
     suite = _results("attacks")
     detected = _results("detection")
-    found = cards.tables(results, _denoising()) | {
+    found = cards.tables(_measured()) | {
         "grid": spine.grid_table(results),
         "checkpoints": _checkpoints(),
         "verdict": verdict(results),
         "attacks-verdict": attack_tables.verdict(suite),
-        "architectures": architecture_suite.table(_architectures()),
-        "architectures-verdict": architecture_suite.verdict(_architectures()),
+        "architectures": architecture_suite.table(_results("architectures")),
+        "architectures-verdict": architecture_suite.verdict(_results("architectures")),
     }
     for split in SPLITS:
         found[f"psnr-{split}"] = spine.table(results, split)
@@ -117,12 +117,9 @@ def verdict(results: Results) -> str:
     )
 
 
-def _architectures() -> Results:
-    return _results("architectures")
-
-
-def _denoising() -> dict[str, Any]:
-    return json.loads((ROOT / "results" / "denoising.json").read_text(encoding="utf-8"))
+def _measured() -> cards.Measured:
+    denoising = json.loads((ROOT / "results" / "denoising.json").read_text(encoding="utf-8"))
+    return cards.Measured(_results("spine"), denoising, _results("architectures"))
 
 
 def _checkpoints() -> str:
@@ -161,10 +158,10 @@ def documents() -> dict[Path, str]:
     if read := _purifier_results():
         texts[ROOT / "results" / "purifiers.svg"] = purifier_tables.figure(read[1], read[2], "heldout")
     texts |= {path: json.dumps(facts, indent=1) + "\n" for path, facts in calibrations.items()}
-    measured = _results("spine"), _denoising(), _architectures()
+    measured = _measured()
     for kind in KINDS:
         for name in embedded_names(kind):
-            texts[ROOT / "weights_card" / f"{kind}-{name}.md"] = cards.card(kind, name, *measured)
+            texts[ROOT / "weights_card" / f"{kind}-{name}.md"] = cards.card(kind, name, measured)
     return texts
 
 
