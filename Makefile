@@ -68,7 +68,7 @@ train-all: need-scenes $(STAMP) ## train the embedded networks again, or go on w
 	$(UDC) train restorer $(ON_SCENES) --architecture de_unet --option width=16 $(SHORT) --steps 9000 --out runs/de_unet
 	$(UDC) train restorer $(ON_SCENES) --architecture udc_unet --option width=16 $(SHORT) --steps 1700 --out runs/udc_unet
 	$(UDC) train restorer $(ON_SCENES) --architecture uformer --option img_size=64 --option embed_dim=16 \
-	  --option depths=[1,1,1,1,1,1,1,1,1] $(SHORT) --steps 800 --out runs/uformer
+	  --option depths=[1,1,1,1,1,1,1,1,1] $(SHORT) --steps 1600 --out runs/uformer
 	$(UDC) train purifier $(ON_SCENES) --steps 6500 --precision bf16 --out runs/purifier --resume
 	$(UDC) train guide $(ON_SCENES) --steps 3000 --out runs/guide --resume
 	$(UDC) train robust_purifier $(ON_SCENES) --steps 4000 --learning-rate 2e-4 --precision bf16 --out runs/robust --resume
