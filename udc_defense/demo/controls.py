@@ -8,6 +8,7 @@ from typing import Any
 
 import gradio as gr
 
+from udc_defense.checkpoints import embedded_names
 from udc_defense.demo import presets, view
 from udc_defense.demo.choices import DEFENCES, step_limits, takes
 from udc_defense.demo.engine import seconds
@@ -29,7 +30,7 @@ SAMPLER_WORDS = {
     "ode": "Probability flow, 5 steps",
 }
 NORMS = [("L∞: each value by at most ε", "linf"), ("L2: ε on average (root mean square)", "l2")]
-HUB = "embedded name, or owner/name[@revision] on the Hub"
+HUB = "or owner/name[@revision] on the Hub"
 
 
 @dataclass(frozen=True)
@@ -163,12 +164,14 @@ def _defence() -> dict[str, Any]:
 
 def _more() -> dict[str, Any]:
     with gr.Accordion("Networks and seed", open=False, elem_id="networks"):
-        restorer = gr.Textbox("", label="Restorer", info=HUB, placeholder="default", max_lines=1, elem_id="restorer")
-        purifier = gr.Textbox(
-            "", label="Purifier", info=HUB, placeholder="as the defence says", max_lines=1, elem_id="purifier"
-        )
+        restorer, purifier = _network("restorer", "default"), _network("purifier", "as the defence says")
         seed = _number("Seed", "seed", "a new one for every run")
     return {"restorer": restorer, "purifier": purifier, "seed": seed}
+
+
+def _network(kind: str, placeholder: str) -> gr.Textbox:
+    info = f"{', '.join(embedded_names(kind))}; {HUB}"
+    return gr.Textbox("", label=kind.capitalize(), info=info, placeholder=placeholder, max_lines=1, elem_id=kind)
 
 
 def _row(label: str, table: dict[str, presets.Preset], value: str, name: str) -> gr.Radio:
