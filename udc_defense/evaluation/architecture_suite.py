@@ -81,14 +81,16 @@ def verdict(results: Results) -> str:
     def differences(more: str, less: str) -> list[float]:
         return [mean(own, "psnr", more) - mean(own, "psnr", less) for own in rows.values()]
 
-    lost = differences("restored", "attacked_restored")
-    names = list(NETWORKS.values())
-    most, least = (names[lost.index(choose(lost))] for choose in (max, min))
+    def extremes(values: list[float]) -> list[str]:
+        return [list(NETWORKS.values())[values.index(choose(values))] for choose in (max, min)]
+
+    lost, back = differences("restored", "attacked_restored"), differences("defended_attacked", "attacked_restored")
+    (most, least), (helped, helped_least) = extremes(lost), extremes(back)
     return (
-        f"PGD-20 at ε = 4/255 takes {span(lost)} from restorers of {len(names)} architectures, random noise of the "
+        f"PGD-20 at ε = 4/255 takes {span(lost)} from restorers of {len(NETWORKS)} architectures, random noise of the "
         f"same norm {span(differences('restored', 'noise_restored'))}. {most} loses most, {least} least. The default "
         "purifier, which was trained against attacks on the default restorer alone, gives "
-        f"{span(differences('defended_attacked', 'attacked_restored'))} back, for "
+        f"{span(back)} back ({helped} gets most, {helped_least} least), for "
         f"{span(differences('restored', 'defended_clean'))} of clean cost."
     )
 

@@ -113,7 +113,7 @@ COMPARED = {"nafnet": "2204.04676", "de_unet": "2003.04857", "udc_unet": "2209.0
 for _name, _paper in COMPARED.items():
     OTHERS[f"restorer/{_name}"] = {
         "purpose": f"A small {architecture_suite.NETWORKS[_name]} that was trained for about half an hour, to compare "
-        "architectures under attack. The restorer `default` is the better one.",
+        "architectures under attack. The restorer `default` restores more.",
         "measured": "Mean PSNR in dB against the clean image, {images}. Made by {made}\n\n{compared}\n\n"
         "The other architectures stand in the same table among the repository's results.",
         "citation": f"{PURIFICATION}, and {ARXIV.format(_paper)}",
