@@ -96,7 +96,8 @@ def test_a_checkpoint_without_scores_claims_none() -> None:
 def test_a_card_describes_its_weights(kind: str, name: str) -> None:
     (weights,) = (EMBEDDED / kind / name).rglob(WEIGHTS)
     with safe_open(weights, framework="numpy") as file:
-        parameters = sum(file.get_tensor(name).size for name in file.keys())  # noqa: SIM118, it is no mapping
+        tensors = [file.get_tensor(name) for name in file.keys()]  # noqa: SIM118, it is no mapping
+    parameters = sum(tensor.size for tensor in tensors if tensor.dtype.kind == "f")  # an index is none
     card, data = published(kind, name), weights.read_bytes()
     assert f"{parameters:,} parameters" in card and f"{len(data):,} bytes" in card
     assert hashlib.sha256(data).hexdigest() in card
@@ -140,7 +141,7 @@ def other_rows(file: str, more: float) -> Results:
     rows = [
         row | {name: moved(row[name], more=more) for name in ("psnr", "ssim")}
         for row in results(file)["rows"]
-        if zlib.crc32(row["image"].encode()) % 4
+        if zlib.crc32(row["image"].encode()) % (2 + round(10 * more))
     ]
     made = {"seed": 77, "versions": {"torch": "9.9"}, "hardware": "another machine", "rows": rows}
     return Results(**results(file) | made)
