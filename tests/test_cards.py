@@ -123,7 +123,7 @@ def other_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     weights = Path(shutil.copytree(EMBEDDED, tmp_path / "weights"))
     for path in weights.rglob(WEIGHTS):
         save_file({"layer": np.zeros((7, len(path.parts)), np.float16)}, path)
-    words = {"remark": "Nothing.", "torch": "9.9", "panels": ["poled", "toled", "axon20"]}
+    words = {"remark": "Nothing.", "torch": "9.9", "panels": ["poled"] * 4 + ["toled"] * 2 + ["axon20"]}
     for path in (*weights.rglob("training.json"), *weights.rglob("scheduler_config.json")):
         facts = json.loads(path.read_text())
         path.write_text(json.dumps(moved(facts) | {key: words[key] for key in facts.keys() & words.keys()}))
@@ -141,7 +141,7 @@ def other_rows(file: str, more: float) -> Results:
     rows = [
         row | {name: moved(row[name], more=more) for name in ("psnr", "ssim")}
         for row in results(file)["rows"]
-        if zlib.crc32(row["image"].encode()) % (2 + round(10 * more))
+        if zlib.crc32(row["image"].encode()) % 4
     ]
     made = {"seed": 77, "versions": {"torch": "9.9"}, "hardware": "another machine", "rows": rows}
     return Results(**results(file) | made)
