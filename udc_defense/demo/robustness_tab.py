@@ -13,6 +13,7 @@ import pandas as pd  # type: ignore[import-untyped]
 from udc_defense.demo.files import found
 from udc_defense.demo.handlers import QUIET
 from udc_defense.evaluation import (
+    architecture_suite,
     attack_tables,
     detection_suite,
     publish,
@@ -112,6 +113,13 @@ def _purifiers(fixed: Path, per_photo: Path, cost: Path) -> str:
 
 
 @cache
+def _architectures(path: Path) -> str:
+    compared = read_results(path)
+    told = architecture_suite.verdict(compared), architecture_suite.table(compared), _made(compared)
+    return "\n\n".join(told)
+
+
+@cache
 def _detector(path: Path) -> str:
     detected = read_results(path)
     return f"{detection_suite.table(detected, 'heldout')}\n\n{_made(detected)}"
@@ -121,5 +129,6 @@ def _detector(path: Path) -> str:
 MORE: dict[str, tuple[Callable[..., str], tuple[str, ...]]] = {
     "Every attack": (_attacks, ("attacks",)),
     "Every purifier": (_purifiers, ("purifiers", "per_photo", "cost")),
+    "Other restorers": (_architectures, ("architectures",)),
     "The detector": (_detector, ("detection",)),
 }
