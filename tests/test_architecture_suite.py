@@ -63,6 +63,6 @@ def test_the_verdict_of_known_rows(results: Results) -> None:
     said = verdict(results)
     names = list(NETWORKS.values())
     assert f"takes 5.0 to {4 + len(names)}.0 dB from restorers of {len(names)} architectures" in said
-    assert f"{names[-1]} loses most, {names[0]} least." in said
+    assert f"Most is lost by {names[-1]}, least by {names[0]}." in said
     assert "the same norm 0.5 to 0.5 dB" in said
     assert f"4.0 to 4.0 dB back ({names[0]} gets most, {names[0]} least), for 0.2 to 0.2 dB of clean cost" in said
