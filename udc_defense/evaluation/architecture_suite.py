@@ -88,8 +88,8 @@ def verdict(results: Results) -> str:
     (most, least), (helped, helped_least) = extremes(lost), extremes(back)
     return (
         f"PGD-20 at ε = 4/255 takes {span(lost)} from restorers of {len(NETWORKS)} architectures, random noise of the "
-        f"same norm {span(differences('restored', 'noise_restored'))}. Most is lost by {most}, least by {least}. The default "
-        "purifier, which was trained against attacks on the default restorer alone, gives "
+        f"same norm {span(differences('restored', 'noise_restored'))}. Most is lost by {most}, least by {least}. The "
+        "default purifier, which was trained against attacks on the default restorer alone, gives "
         f"{span(back)} back ({helped} gets most, {helped_least} least), for "
         f"{span(differences('restored', 'defended_clean'))} of clean cost."
     )
