@@ -69,7 +69,7 @@ def card(kind: str, name: str, measured: Measured) -> str:
         "minutes": training["seconds"] / 60,
         "panels": panel_shares(training["panels"]),
         "remark": f" {training['remark']}" if "remark" in training else "",
-        "command": _command(texts["trained_by"], training),
+        "command": _command(texts["trained_by"], name, training),
     }
     return CARD.format_map(facts | texts | vars(model) | told)
 
@@ -79,15 +79,17 @@ def panel_shares(panels: list[str]) -> str:
     return ", ".join(f"{panel} ({count / len(panels):.0%})" for panel, count in Counter(panels).items())
 
 
-def _command(trained_by: str, training: dict[str, Any]) -> str:
+def _command(trained_by: str, name: str, training: dict[str, Any]) -> str:
     """What trains such a network again."""
     settings = {key: training[key] for key in ("steps", "batch", "learning_rate", "precision", "seed")}
     flags = [("panel", panel) for panel in training["panels"]] + list(settings.items())
+    run = trained_by
     if "architecture" in training:
+        run = name
         texts = (f"{key}={json.dumps(value, separators=(',', ':'))}" for key, value in training["options"].items())
         flags += [("architecture", training["architecture"]), *(("option", shlex.quote(text)) for text in texts)]
     given = " ".join(f"--{key.replace('_', '-')} {value}" for key, value in flags)
-    return f"udc-defense train {trained_by} --scenes DIR --crops FILE {given} --out runs/{trained_by}"
+    return f"udc-defense train {trained_by} --scenes DIR --crops FILE {given} --out runs/{run}"
 
 
 def _front(kind: str, name: str, pipeline: str, index: list[EvalResult] | None) -> str:
