@@ -1,8 +1,9 @@
 """The protocol behind `results/architectures.json`: restorers of other architectures under one attack and one defence.
 
 The paper (arXiv 2402.13629) attacks seven published networks. These are small versions of such networks that were
-trained for equal time on equal captures, on the 128² centres of the held-out crops. Behind each: the default purifier,
-which was trained against attacks on the default restorer alone, and a diffusion model, which knows no restorer.
+trained for about half an hour each on equal captures, on the 128² centres of the held-out crops. Behind each: the
+default purifier, which was trained against attacks on the default restorer alone, and a diffusion model, which knows no
+restorer.
 """
 
 from __future__ import annotations
