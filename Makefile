@@ -54,6 +54,8 @@ results: need-scenes $(STAMP) ## measure again what results/ holds, README and c
 	$(PYTHON) -m udc_defense.evaluation.publish
 	$(UDC) results $(ON_CROPS) --protocol per_photo
 	$(UDC) cost --out results
+	$(UDC) ducd $(ON_CROPS) --run runs/ducd --precision bf16
+	$(UDC) certification $(ON_CROPS) --surrogate runs/ducd/surrogate
 	$(PYTHON) -m udc_defense.evaluation.publish
 
 ON_SCENES = --scenes "$(SCENES)" --crops "$(CROPS)" --panel axon20 --panel axon20 --panel toled --panel poled

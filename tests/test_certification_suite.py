@@ -11,7 +11,17 @@ import pytest
 from udc_defense.certification.noise import Gaussian, Laplace, Noise
 from udc_defense.certification.selection import Candidate, best
 from udc_defense.evaluation import certification_suite
-from udc_defense.evaluation.certification_suite import BUDGETS, FIXED, GRID, SAMPLES, Job, Suite, systems, table
+from udc_defense.evaluation.certification_suite import (
+    BUDGETS,
+    FIXED,
+    GRID,
+    SAMPLES,
+    Job,
+    Suite,
+    systems,
+    table,
+    verdict,
+)
 
 BEST = Gaussian(0.05)
 
@@ -63,6 +73,9 @@ def test_noise_is_chosen_on_val_and_measured_on_heldout(
     results = suite.results()
     chosen = results["chosen"]["target + purifier"]
     assert [c["noise"] for c in chosen] == [BEST.facts() if b.radius < 0.2 else None for b in BUDGETS]
+    words = verdict(results)
+    assert "On 2 held-out crops of 128², where the restorer has 25.0 dB" in words
+    assert "target: 23.98, 23.95, 23.90, none; target + purifier: 23.98, 23.95, 23.90, none." in words
     text = table(results, "l2")
     assert "| target | gaussian, σ = 0.05 | 1.00 | 2.0 | 500 | 23.98 (chosen) |" in text and "abstains" in text
 

@@ -216,6 +216,7 @@ BAD_SETTINGS: dict[str, dict[str, Any]] = {
     "100001 attack steps": {"steps": 100_001},
     "0 draws": {"draws": 0},
     "0 surrogate steps": {"surrogate_steps": 0},
+    "precision 'int8' is not one of": {"precision": "int8"},
     "-1 resubmissions": {"resubmit": -1},
     "fgsm takes no steps": {"attack": "fgsm", "steps": 3},
     "cw takes no eps": {"attack": "cw", "eps": 4},
@@ -343,7 +344,7 @@ class TestPartialFile:
         path, images = tmp_path / "rows.jsonl", ["a.png", "b.png", "ü\u2028.png"]
         ends = [0]
         for image in images:
-            runner._append(path, drawn_rows(image))
+            runner.append_rows(path, drawn_rows(image))
             ends.append(path.stat().st_size)
         data = path.read_bytes()
         for cut in range(len(data) + 1):
@@ -351,15 +352,15 @@ class TestPartialFile:
             whole = sum(end <= cut for end in ends[1:])
             assert read_rows(path) == [row for image in images[:whole] for row in drawn_rows(image)]
             for image in images[whole:]:
-                runner._append(path, drawn_rows(image))
+                runner.append_rows(path, drawn_rows(image))
             assert path.read_bytes() == data
 
     def test_a_line_that_is_none_in_the_middle(self, tmp_path: Path) -> None:
         path = tmp_path / "rows.jsonl"
-        runner._append(path, drawn_rows("a.png"))
+        runner.append_rows(path, drawn_rows("a.png"))
         with path.open("ab") as file:
             file.write(b"\0\0\xff\n")
-        runner._append(path, drawn_rows("b.png"))
+        runner.append_rows(path, drawn_rows("b.png"))
         assert read_rows(path) == drawn_rows("a.png") + drawn_rows("b.png")
 
     def test_no_file_no_rows(self, tmp_path: Path) -> None:

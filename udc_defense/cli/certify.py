@@ -56,6 +56,7 @@ def add(commands: Any) -> None:
     )
     add_crop_list(suite)
     suite.add_argument("--surrogate", metavar="NAME", help="a restorer that was distilled from the default one")
+    suite.add_argument("--workers", type=int, default=2, help="processes of one thread each")
 
 
 def _certification(options: argparse.Namespace) -> int:
@@ -64,7 +65,8 @@ def _certification(options: argparse.Namespace) -> int:
 
     from udc_defense.evaluation.certification_suite import Suite
 
-    suite = Suite(options.scenes, options.crops, "default", options.surrogate, options.seed, options.out)
+    given = options.scenes, options.crops, "default", options.surrogate, options.seed, options.out
+    suite = Suite(*given, workers=options.workers)
     with tqdm(unit="certificate", disable=None) as bar:
         for done, total in suite.run():
             bar.total = total

@@ -29,6 +29,7 @@ from udc_defense.imaging import capture
 from udc_defense.metrics import METRICS
 from udc_defense.noise import seeded
 from udc_defense.optics import get_panel
+from udc_defense.precision import PRECISIONS, InBfloat16, Precision
 from udc_defense.purifiers.diffusion import DiffusionPurifier, PurifyStep
 from udc_defense.scenes import clean_image
 from udc_defense.threats import KINDS, Kind, threat
@@ -71,7 +72,8 @@ class Settings:
     What is None takes the attack's own default, and stays None where the attack has no such thing: `fgsm` has no steps,
     `cw` no radius. `options` are the attack's own. `resubmit` is how often the defended restorer is asked again, with
     fresh noise, about the attacked and the clean capture. With `evade` the attacker also knows the detector, and
-    damages the bare restorer while the detector's score stays that of the clean capture.
+    damages the bare restorer while the detector's score stays that of the clean capture. `precision` is of the
+    attack's gradients; all else is float32.
     """
 
     panel: str = "axon20"
@@ -87,6 +89,7 @@ class Settings:
     surrogate_steps: int = 2
     resubmit: int = 0
     evade: bool = False
+    precision: Precision = "float32"
 
     def __post_init__(self) -> None:
         get_panel(self.panel)
@@ -107,6 +110,8 @@ class Settings:
                 raise SettingError(f"{value} {words} are not in 1…{highest}.")
         if self.evade and (self.threat, self.objective) != ("exact", "mse"):
             raise SettingError("the detector is evaded under the threat exact, by an attack with the objective mse.")
+        if self.precision not in PRECISIONS:
+            raise SettingError(f"precision {self.precision!r} is not one of {', '.join(PRECISIONS)}.")
         if not 0 <= self.resubmit <= 1000:
             raise SettingError(f"{self.resubmit} resubmissions are not in 0…1000.")
 
@@ -302,6 +307,8 @@ def attack(defense: Defense, settings: Settings, result: Result) -> Iterator[Ste
     with _timed(result, "attack"):
         model, objective = _attacked(defense, settings, result)
         arguments = _arguments(settings, result, objective)
+        if settings.precision == "bfloat16":
+            model = InBfloat16(model, gradients_only=True)
         for state in chosen.iterate(model, result.images["captured"], result.reference, **arguments):
             yield Step("attack", state.step, state.steps, result)
         result.search = state

@@ -19,7 +19,9 @@ from udc_defense.evaluation import (
     architecture_suite,
     attack_tables,
     cards,
+    certification_suite,
     detection_suite,
+    ducd_tables,
     purifier_comparison,
     purifier_tables,
     selection,
@@ -54,13 +56,20 @@ def places() -> dict[str, str]:
         found[f"smallest-{split}"] = attack_tables.smallest_table(suite, split)
         found[f"detection-{split}"] = detection_suite.table(detected, split)
         found[f"flags-{split}"] = attack_tables.flags_table(suite, split)
-    return found | _purifiers()
+    return found | _purifiers() | _guarantees()
 
 
 @cache
 def _results(name: str) -> Results:
     """A results file, read once."""
     return read_results(ROOT / "results" / f"{name}.json")
+
+
+@cache
+def _json(name: str) -> dict[str, Any]:
+    """A results file without rows of photos, read once."""
+    found: dict[str, Any] = json.loads((ROOT / "results" / f"{name}.json").read_text(encoding="utf-8"))
+    return found
 
 
 def _purifiers() -> dict[str, str]:
@@ -92,8 +101,20 @@ def _purifier_results() -> tuple[Results, Results, dict[str, Any], dict[str, Any
     if not all(path.is_file() for path in files):
         return None
     measured, per_photo = _results("purifiers"), _results("per_photo")
-    cost, level = (json.loads(path.read_text(encoding="utf-8")) for path in files[2:])
+    cost, level = (_json(name) for name in ("cost", "noise_level"))
     return measured, measured.joined(per_photo), cost, level
+
+
+def _guarantees() -> dict[str, str]:
+    """Of the black-box distillation and the certificates."""
+    ducd, certified = _json("ducd"), _json("certification")
+    found = {
+        "ducd-verdict": ducd_tables.verdict(ducd),
+        "ducd-membership": ducd_tables.membership_table(ducd),
+        "ducd-digits": ducd_tables.digits_table(ducd),
+        "certification-verdict": certification_suite.verdict(certified),
+    }
+    return found | {f"certification-{norm}": certification_suite.table(certified, norm) for norm in ("l2", "l1")}
 
 
 def verdict(results: Results) -> str:
@@ -118,8 +139,7 @@ def verdict(results: Results) -> str:
 
 
 def _measured() -> cards.Measured:
-    denoising = json.loads((ROOT / "results" / "denoising.json").read_text(encoding="utf-8"))
-    return cards.Measured(_results("spine"), denoising, _results("architectures"))
+    return cards.Measured(_results("spine"), _json("denoising"), _results("architectures"))
 
 
 def _checkpoints() -> str:

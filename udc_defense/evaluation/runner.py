@@ -11,7 +11,7 @@ import json
 import os
 import platform
 import signal
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass, field, fields, replace
@@ -21,7 +21,7 @@ from itertools import chain
 from multiprocessing import get_context, parent_process
 from pathlib import Path
 from threading import Thread
-from typing import Any, Protocol, Self
+from typing import Any, Protocol, Self, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -37,6 +37,9 @@ from udc_defense.images import write_file
 from udc_defense.noise import seeded
 from udc_defense.restorers.base import Restorer
 from udc_defense.scenes import Crop
+
+J = TypeVar("J")
+R = TypeVar("R")
 
 VERSIONED = ("udc-defense", "torch", "diffusers", "numpy", "pillow", "opencv-python-headless")
 CENTRE = 128  # side of the part of a crop that is small enough for attacks on the defence
@@ -226,21 +229,25 @@ def run_jobs(
     missing = [job for job in (job.without(done) for job in jobs) if job.cell.purifications]
     count = len(jobs) - len(missing)
     yield count, len(jobs)
-    for rows in _measured(missing, workers):
-        _append(partial, rows)
+    for rows in computed(rows_of, missing, workers):
+        append_rows(partial, rows)
         count += 1
         yield count, len(jobs)
 
 
-def _measured(jobs: Sequence[Job], workers: int) -> Iterator[list[dict[str, Any]]]:
-    """The rows of each job, as they are known."""
+def computed(function: Callable[[J], R], jobs: Sequence[J], workers: int) -> Iterator[R]:
+    """What a function makes of each job, as it is known: in processes of one thread each, or with 0 in this one.
+
+    Raises:
+        UDCDefenseError: a process was ended.
+    """
     if not jobs or workers == 0:
-        yield from map(rows_of, jobs)
+        yield from map(function, jobs)
         return
     # Spawned, not forked: torch's thread pool does not survive a fork.
     with ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=_start_worker) as pool:
         try:
-            for future in as_completed([pool.submit(rows_of, job) for job in jobs]):
+            for future in as_completed([pool.submit(function, job) for job in jobs]):
                 yield future.result()
         except BrokenProcessPool as error:
             raise UDCDefenseError(
@@ -264,7 +271,7 @@ def _end_with_parent() -> None:
     os._exit(1)
 
 
-def _append(path: Path, rows: list[dict[str, Any]]) -> None:
+def append_rows(path: Path, rows: list[dict[str, Any]]) -> None:
     """One line per image, then to disk: a kill leaves all rows of an image or none.
 
     Raises:

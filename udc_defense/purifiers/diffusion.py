@@ -214,12 +214,14 @@ class _Replayed(torch.autograd.Function):
     def forward(ctx: Any, *inputs: Any) -> Tensor:
         *tensors, ctx.evaluate = inputs
         ctx.save_for_backward(*tensors)
+        device = tensors[0].device.type
+        ctx.autocast = {"dtype": torch.get_autocast_dtype(device), "enabled": torch.is_autocast_enabled(device)}
         return ctx.evaluate(*tensors)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        with torch.enable_grad():
+        with torch.enable_grad(), torch.autocast(gradients[0].device.type, **ctx.autocast):
             tensors = [tensor.detach().requires_grad_(True) for tensor in ctx.saved_tensors]
             # A guide may do without one of them.
             return *torch.autograd.grad(ctx.evaluate(*tensors), tensors, gradients, allow_unused=True), None
