@@ -253,11 +253,12 @@ def verdict(results: dict[str, Any]) -> str:
         floors.append(f"{system}: {', '.join(cells)}")
     radii = ", ".join(f"{budget.radius:g}" for _, budget in budgets)
     sizes = ", ".join(f"{255 * budget.linf_covered(3 * CENTRE**2):.3f}" for _, budget in budgets)
+    crops = len({row["image"] for row in heldout})
     return (
-        f"On {len({row['image'] for row in heldout})} held-out crops of 128², where the restorer has {bare:.1f} dB, no ℓ2 "
-        f"perturbation within R = {radii} (in RMS {sizes} of 1/255) brings the median of the smoothed restorer below, "
-        f"on average (dB): {'; '.join(floors)}. Each bound holds with a probability of {CONFIDENCE:.1%} over the noise; "
-        f"the noise was chosen on val, among those that cost clean captures at most {MOST_COST:g} dB."
+        f"On {crops} held-out crops of 128², where the restorer has {bare:.1f} dB, no ℓ2 perturbation within "
+        f"R = {radii} (in RMS {sizes} of 1/255) brings the median of the smoothed restorer below, on average (dB): "
+        f"{'; '.join(floors)}. Each bound holds with a probability of {CONFIDENCE:.1%} over the noise, which was "
+        f"chosen on val among those that cost clean captures at most {MOST_COST:g} dB."
     )
 
 

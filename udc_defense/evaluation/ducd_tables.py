@@ -47,10 +47,12 @@ def digits_table(results: dict[str, Any]) -> str:
     for name, area in found["mean_auc"].items():
         lines.append(f"| {MODELS[name]} | {found['mean_accuracy'][name]:.1%} | {area:.3f} |")
     gained = found["auc_of_target_over_smoothed"]
-    return "\n".join(lines) + (
-        f"\n\n{found['members']} members, as many others, {found['queries']:,} queries, {len(found['splits'])} splits; the "
-        f"smoothed surrogate takes {gained['mean']:.3f} (95 % {gained['low']:.3f} to {gained['high']:.3f}) off the area."
+    told = (
+        f"{found['members']} members, as many others, {found['queries']:,} queries, {len(found['splits'])} splits; "
+        f"the smoothed surrogate takes {gained['mean']:.3f} (95 % {gained['low']:.3f} to {gained['high']:.3f}) off "
+        "the area."
     )
+    return "\n".join(lines) + f"\n\n{told}"
 
 
 def _area(found: dict[str, float]) -> str:
