@@ -125,6 +125,12 @@ class TestRows:
         per_image = 4 + (4 + 3 * 2) + (3 + 1) + 1 + 2
         assert len(keys) == 3 * per_image + 2  # and two numbers of draws on one image
 
+    def test_only_attacks_by_gradient_have_a_precision(self) -> None:
+        protocol = replace(PROTOCOL, dear=(Entry("SimBA", "simba", {"steps": 2}),))
+        tasks = replace(PLAN, protocol=protocol, precision="bfloat16").tasks()
+        found = {(task.cell.settings.attack, task.cell.settings.precision) for task in tasks}
+        assert found == {("fgsm", "bfloat16"), ("pgd", "bfloat16"), ("simba", "float32")}
+
     def test_the_first_draw_knows_everything_and_the_others_what_changes(self, whole: list[dict[str, Any]]) -> None:
         for row in whole:
             defended = row["defense"] != "none"
@@ -209,7 +215,7 @@ class TestInterruptions:
         self, whole: list[dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         def killed() -> None:
-            written = runner._append
+            written = runner.append_rows
 
             def half(path: Path, rows: list[dict[str, Any]]) -> None:
                 written(path, rows)
@@ -217,7 +223,7 @@ class TestInterruptions:
                     os.truncate(path, path.stat().st_size - 40)
                     os.kill(os.getpid(), signal.SIGKILL)
 
-            runner._append = half  # type: ignore[assignment]
+            runner.append_rows = half  # type: ignore[assignment]
             measure(tmp_path)
 
         assert exit_status(killed) == -signal.SIGKILL

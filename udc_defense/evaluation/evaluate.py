@@ -75,6 +75,7 @@ def facts(plan: Plan, processes: int) -> dict[str, Any]:
         "seed": plan.seed,
         "panel": plan.panel,
         "size": plan.protocol.size,
+        "precision": plan.precision,
         "photos": [photo.name for photo in plan.photos],
         "degradations": list(plan.restorers),
         "restorers": restorers,

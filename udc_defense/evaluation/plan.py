@@ -12,6 +12,7 @@ from typing import Any
 
 from torch import Tensor
 
+from udc_defense.attacks import ATTACKS
 from udc_defense.attacks.lpips import load_lpips
 from udc_defense.defense import Defense
 from udc_defense.evaluation import case, overhead
@@ -23,6 +24,7 @@ from udc_defense.evaluation.purification import Purification
 from udc_defense.evaluation.runner import Cell, Job, Photo, key_of, restorer_of
 from udc_defense.metrics import METRICS, psnr
 from udc_defense.noise import seeded
+from udc_defense.precision import Precision
 from udc_defense.samples import scene_of
 from udc_defense.scenes import Pair, clean_image
 
@@ -145,6 +147,7 @@ class Plan:
         restorers: names by degradation.
         defenses: under test.
         brief: degradations that get the protocol's shorter part.
+        precision: of attackers' gradients.
     """
 
     protocol: Protocol
@@ -156,6 +159,7 @@ class Plan:
     panel: str = "axon20"
     seed: int = 0
     device: str = "cpu"
+    precision: Precision = "float32"
 
     @property
     def trivial(self) -> tuple[Purification, ...]:
@@ -211,7 +215,8 @@ class Plan:
         made_on: str | None = None,
     ) -> Iterator[Task]:
         """One per photo and group of purifications that face the same attacked image."""
-        settings = Settings(attack=entry.attack, seed=self.seed, panel=self.panel, **entry.changes)
+        precision = self.precision if ATTACKS.get(entry.attack).white_box else "float32"
+        settings = Settings(attack=entry.attack, seed=self.seed, panel=self.panel, precision=precision, **entry.changes)
         for purifications in faced:
             cell = Cell(settings, purifications, size=self.protocol.size)
             for photo in photos:
