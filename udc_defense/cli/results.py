@@ -9,7 +9,7 @@ from typing import Any
 from udc_defense.cli.common import drain, say, write_json
 from udc_defense.cli.flags import add_crop_list, command
 
-PROTOCOLS = ("spine", "attacks", "detection", "purifiers", "per_photo", "architectures")
+PROTOCOLS = ("spine", "attacks", "detection", "purifiers", "per_photo", "architectures", "finetuning")
 
 
 def add(commands: Any) -> None:
@@ -44,6 +44,7 @@ def _results(options: argparse.Namespace) -> int:
         architecture_suite,
         attack_suite,
         detection_suite,
+        finetuning_suite,
         per_photo_suite,
         purifier_suite,
         spine,
@@ -59,7 +60,15 @@ def _results(options: argparse.Namespace) -> int:
     )
     from udc_defense.training.loop import hardware
 
-    suites = (spine, attack_suite, detection_suite, purifier_suite, per_photo_suite, architecture_suite)
+    suites = (
+        spine,
+        attack_suite,
+        detection_suite,
+        purifier_suite,
+        per_photo_suite,
+        architecture_suite,
+        finetuning_suite,
+    )
     protocols = dict(zip(PROTOCOLS, suites, strict=True))
     for name in options.protocol or PROTOCOLS:
         given = options.scenes, options.crops

@@ -44,7 +44,8 @@ Apache-2.0. Cite the repository and {citation}.
 """
 
 ARXIV = "[arXiv {0}](https://arxiv.org/abs/{0})"
-PURIFICATION = "the paper on purifying under-display captures, " + ARXIV.format("2402.13629")
+PAPER = "2402.13629"
+PURIFICATION = "the paper on purifying under-display captures, " + ARXIV.format(PAPER)
 
 AS_A_DEFENCE = (
     "As a defence ({defence}): mean PSNR in dB of the restored held-out crops. {protocol} Made by {made}\n\n"
@@ -108,6 +109,23 @@ OTHERS = {
         "among the repository's results.",
     },
 }
+# Restorers that were fine-tuned after the recipe of their name: what each was shown, and the method's paper.
+FINETUNED = {
+    "noisy": ("captures with random noise and plain ones", PAPER),
+    "purified": ("purified captures and plain ones", PAPER),
+    "adversarial": ("captures under attack, beside the plain ones that they come from", "1901.08573"),
+    "purified_adversarial": ("captures that were attacked through the purifier and purified, and others", "1706.06083"),
+}
+for _name, (_shown, _paper) in FINETUNED.items():
+    OTHERS[f"restorer/{_name}"] = {
+        "trained_by": _name,
+        "purpose": f"The restorer `default` fine-tuned on {_shown} (recipe `{_name}`).",
+        "loss": "{recipe_loss}.",
+        "measured": "Mean PSNR in dB against the clean image, {images}. Made by {made}\n\nThe attacker does not know "
+        "the purifier, held-out crops:\n\n{finetuned}\n\nThe attacker who knows all there is, held-out adaptive "
+        "crops:\n\n{finetuned-known}\n\nThe other recipes stand in the same tables among the repository's results.",
+        "citation": f"{PURIFICATION}, and {ARXIV.format(_paper)}" if _paper != PAPER else PURIFICATION,
+    }
 # Restorers that are there to be compared, by the paper of their architecture.
 COMPARED = {"nafnet": "2204.04676", "de_unet": "2003.04857", "udc_unet": "2209.01809", "uformer": "2106.03106"}
 for _name, _paper in COMPARED.items():

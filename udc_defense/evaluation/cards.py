@@ -5,6 +5,7 @@ A number comes from a results file, or from the checkpoint: its files, its confi
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shlex
 from collections import Counter
@@ -14,11 +15,15 @@ from typing import Any
 from huggingface_hub import EvalResult, ModelCardData
 
 from udc_defense.checkpoints import EMBEDDED
-from udc_defense.evaluation import architecture_suite, spine
-from udc_defense.evaluation.card_texts import CARD, COMPARED, OTHERS, TEXTS
+from udc_defense.evaluation import architecture_suite, finetuning_suite, finetuning_tables, spine
+from udc_defense.evaluation.card_texts import CARD, COMPARED, FINETUNED, OTHERS, TEXTS
+from udc_defense.evaluation.entry import rows_of
 from udc_defense.evaluation.purification import DEFAULT, DIFFUSION, Purification
 from udc_defense.evaluation.runner import CENTRE, Results
 from udc_defense.models import show_models
+from udc_defense.registry import first_line
+from udc_defense.training.recipes import RECIPES
+from udc_defense.training.recipes.base import shown_value
 
 DIGITS = {"psnr": 2, "ssim": 3}
 UNITS = {"psnr": "PSNR (dB)", "ssim": "SSIM"}
@@ -35,11 +40,13 @@ class Measured:
         spine: results of that protocol.
         denoising: what `results/denoising.json` holds.
         architectures: results of that protocol.
+        finetuning: results of that protocol, if it was measured.
     """
 
     spine: Results
     denoising: dict[str, Any]
     architectures: Results
+    finetuning: Results | None = None
 
 
 def card(kind: str, name: str, measured: Measured) -> str:
@@ -58,6 +65,11 @@ def card(kind: str, name: str, measured: Measured) -> str:
     if kind == "restorer" and name in COMPARED:
         facts |= _compared_tables(measured.architectures, name)
         rows = architecture_suite.unknowing_rows(measured.architectures, name)
+        index = _restoration(rows, UNDEFENDED + DEFENDED)
+    if kind == "restorer" and name in FINETUNED:
+        assert measured.finetuning is not None
+        facts |= _finetuned_tables(measured.finetuning, name) | {"recipe_loss": _loss_words(training)}
+        rows = rows_of(measured.finetuning, finetuning_suite.unknowing(name, finetuning_suite.CHOICE_EPS), "heldout")
         index = _restoration(rows, UNDEFENDED + DEFENDED)
     facts["timesteps"] = details.config.get("scheduler.num_train_timesteps")
     own = OTHERS.get(f"{kind}/{name}", {})
@@ -83,13 +95,44 @@ def _command(trained_by: str, name: str, training: dict[str, Any]) -> str:
     """What trains such a network again."""
     settings = {key: training[key] for key in ("steps", "batch", "learning_rate", "precision", "seed")}
     flags = [("panel", panel) for panel in training["panels"]] + list(settings.items())
-    run = trained_by
+    run, command = trained_by, f"train {trained_by}"
+    if "finetuning" in training:
+        command = f"finetune {training['finetuned_from']} --recipe {trained_by}"
+        flags = [*_recipe_flags(training["finetuning"]), ("size", training["crop"]), *flags]
     if "architecture" in training:
         run = name
         texts = (f"{key}={json.dumps(value, separators=(',', ':'))}" for key, value in training["options"].items())
         flags += [("architecture", training["architecture"]), *(("option", shlex.quote(text)) for text in texts)]
     given = " ".join(f"--{key.replace('_', '-')} {value}" for key, value in flags)
-    return f"udc-defense train {trained_by} --scenes DIR --crops FILE {given} --out runs/{run}"
+    return f"udc-defense {command} --scenes DIR --crops FILE {given} --out runs/{run}"
+
+
+def _recipe_flags(settled: dict[str, Any]) -> list[tuple[str, str]]:
+    """What differs from a recipe's defaults, and what it purifies with."""
+    recipe = RECIPES.get(settled["recipe"])
+    flags = []
+    for field in dataclasses.fields(recipe):
+        value = settled[field.name]
+        value = tuple(value) if isinstance(value, list) else value
+        if value != field.default:
+            flags.append(("option", f"{field.name}={shown_value(value)}"))
+    if purifier := settled["purifier"]:
+        flags += [("purifier", purifier["sampler"]), ("purifier-weights", purifier.get("weights", "default"))]
+    return flags
+
+
+def _loss_words(training: dict[str, Any]) -> str:
+    """The recipe in its own words, with its settings, and whether VGG19 was there."""
+    settled = training["finetuning"]
+    recipe = RECIPES.get(settled["recipe"])
+    words = first_line(recipe).rstrip(".")
+    fields = (field for field in dataclasses.fields(recipe) if field.name != "perceptual" or settled["backbone"])
+    values = {field.name: settled[field.name] for field in fields}
+    chosen = ", ".join(
+        f"{name} {shown_value(tuple(value) if isinstance(value, list) else value)}" for name, value in values.items()
+    )
+    without = "" if settled["backbone"] else "; L2 alone, without VGG19's perceptual part"
+    return f"{words} ({chosen}){without}"
 
 
 def _front(kind: str, name: str, pipeline: str, index: list[EvalResult] | None) -> str:
@@ -123,6 +166,17 @@ def _compared_tables(results: Results, name: str) -> dict[str, str]:
     """What the card of a compared architecture shows, as `tables`."""
     images = str(results.protocol["images"])
     return {"made": _made(results), "images": images, "compared": architecture_suite.table(results, [name])}
+
+
+def _finetuned_tables(results: Results, name: str) -> dict[str, str]:
+    """What the card of a fine-tuned restorer shows, beside the one that it comes from."""
+    networks = (finetuning_suite.BASE, name)
+    return {
+        "made": _made(results),
+        "images": str(results.protocol["images"]),
+        "finetuned": finetuning_tables.table(results, "heldout", networks=networks),
+        "finetuned-known": finetuning_tables.adaptive_table(results, "heldout", networks=networks),
+    }
 
 
 def _made(results: Results) -> str:

@@ -22,6 +22,8 @@ from udc_defense.evaluation import (
     certification_suite,
     detection_suite,
     ducd_tables,
+    finetuning_tables,
+    generalisation,
     purifier_comparison,
     purifier_tables,
     selection,
@@ -56,7 +58,13 @@ def places() -> dict[str, str]:
         found[f"smallest-{split}"] = attack_tables.smallest_table(suite, split)
         found[f"detection-{split}"] = detection_suite.table(detected, split)
         found[f"flags-{split}"] = attack_tables.flags_table(suite, split)
-    return found | _purifiers() | _guarantees()
+    if _is_measured("finetuning"):
+        found |= _finetuning()
+    return found | _purifiers() | _guarantees() | _generalisation()
+
+
+def _is_measured(name: str) -> bool:
+    return (ROOT / "results" / f"{name}.json").is_file()
 
 
 @cache
@@ -73,18 +81,12 @@ def _json(name: str) -> dict[str, Any]:
 
 
 def _purifiers() -> dict[str, str]:
-    """Of the purifiers; places stay empty until `make results` has measured them."""
-    names = (
-        "purifiers-verdict",
-        "purifiers-grid",
-        "purifiers-heldout",
-        "level",
-        *(f"per-photo-{split}" for split in SPLITS),
-    )
-    if (read := _purifier_results()) is None:
-        return dict.fromkeys(names, "Not measured yet.")
-    measured, everything, cost, level = read
-    found = {"purifiers-grid": purifier_tables.grid_table(measured), "level": selection.published_table(level)}
+    """Of the purifiers."""
+    measured, everything, cost = _purifier_results()
+    found = {
+        "purifiers-grid": purifier_tables.grid_table(measured),
+        "level": selection.published_table(_json("noise_level")),
+    }
     picture = "![Robustness against cost of every purifier](results/purifiers.svg)"
     told = purifier_comparison.verdict(everything, cost), selection.gain_words(measured, "heldout")
     found["purifiers-verdict"] = f"{' '.join(told)}\n\n{picture}"
@@ -95,14 +97,10 @@ def _purifiers() -> dict[str, str]:
 
 
 @cache
-def _purifier_results() -> tuple[Results, Results, dict[str, Any], dict[str, Any]] | None:
-    """Of fixed purifiers, with the one that chooses, the cost and the published selection; None until all are there."""
-    files = [ROOT / "results" / f"{name}.json" for name in ("purifiers", "per_photo", "cost", "noise_level")]
-    if not all(path.is_file() for path in files):
-        return None
-    measured, per_photo = _results("purifiers"), _results("per_photo")
-    cost, level = (_json(name) for name in ("cost", "noise_level"))
-    return measured, measured.joined(per_photo), cost, level
+def _purifier_results() -> tuple[Results, Results, dict[str, Any]]:
+    """Of fixed purifiers, with the one that chooses, and the cost."""
+    measured = _results("purifiers")
+    return measured, measured.joined(_results("per_photo")), _json("cost")
 
 
 def _guarantees() -> dict[str, str]:
@@ -115,6 +113,26 @@ def _guarantees() -> dict[str, str]:
         "certification-verdict": certification_suite.verdict(certified),
     }
     return found | {f"certification-{norm}": certification_suite.table(certified, norm) for norm in ("l2", "l1")}
+
+
+def _finetuning() -> dict[str, str]:
+    """Of the fine-tuned restorers."""
+    results = _results("finetuning")
+    found = {
+        "finetuning-verdict": finetuning_tables.verdict(results),
+        "finetuning-share": finetuning_tables.share(results),
+    }
+    for split in SPLITS:
+        found[f"finetuning-{split}"] = finetuning_tables.table(results, split)
+        found[f"finetuning-ssim-{split}"] = finetuning_tables.table(results, split, "ssim")
+        found[f"finetuning-known-{split}"] = finetuning_tables.adaptive_table(results, split)
+    return found
+
+
+def _generalisation() -> dict[str, str]:
+    """Of captures that training never drew."""
+    results = _json("generalisation")
+    return {f"generalisation-{split}": generalisation.table(results, split) for split in SPLITS}
 
 
 def verdict(results: Results) -> str:
@@ -139,7 +157,8 @@ def verdict(results: Results) -> str:
 
 
 def _measured() -> cards.Measured:
-    return cards.Measured(_results("spine"), _json("denoising"), _results("architectures"))
+    finetuned = _results("finetuning") if _is_measured("finetuning") else None
+    return cards.Measured(_results("spine"), _json("denoising"), _results("architectures"), finetuned)
 
 
 def _checkpoints() -> str:
@@ -172,11 +191,12 @@ def documents() -> dict[Path, str]:
     """Every file that holds published numbers, as it should be."""
     found = places()
     texts = {path: fill(path.read_text(encoding="utf-8"), found) for path in (ROOT / "README.md", ROOT / "RESULTS.md")}
-    calibrations = {detection.CALIBRATION: detection_suite.calibration(_results("detection"))}
-    if (ROOT / "results" / "purifiers.json").is_file():
-        calibrations[noise_level.CALIBRATION] = selection.calibration(_results("purifiers"))
-    if read := _purifier_results():
-        texts[ROOT / "results" / "purifiers.svg"] = purifier_tables.figure(read[1], read[2], "heldout")
+    calibrations = {
+        detection.CALIBRATION: detection_suite.calibration(_results("detection")),
+        noise_level.CALIBRATION: selection.calibration(_results("purifiers")),
+    }
+    _, everything, cost = _purifier_results()
+    texts[ROOT / "results" / "purifiers.svg"] = purifier_tables.figure(everything, cost, "heldout")
     texts |= {path: json.dumps(facts, indent=1) + "\n" for path, facts in calibrations.items()}
     measured = _measured()
     for kind in KINDS:
