@@ -51,6 +51,7 @@ results: need-scenes $(STAMP) ## measure again what results/ holds, README and c
 	  --protocol architectures
 	$(UDC) denoising $(ON_CROPS)
 	$(UDC) noise-level $(ON_CROPS)
+	$(UDC) generalisation $(ON_CROPS)
 	$(PYTHON) -m udc_defense.evaluation.publish
 	$(UDC) results $(ON_CROPS) --protocol per_photo
 	$(UDC) cost --out results

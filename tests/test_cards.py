@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 import re
@@ -17,9 +18,10 @@ import pytest
 import yaml
 from huggingface_hub import ModelCard
 from safetensors.numpy import load_file, save_file
+from test_finetuning_suite import results as finetuned_results
 
 from udc_defense.checkpoints import EMBEDDED, WEIGHTS, embedded_names
-from udc_defense.evaluation import cards
+from udc_defense.evaluation import cards, finetuning_suite
 from udc_defense.evaluation.runner import Results
 from udc_defense.models import KINDS
 
@@ -152,6 +154,29 @@ def test_no_number_is_typed_by_hand(kind: str, name: str, other_weights: None) -
     texts = [published(kind, name), *(cards.card(kind, name, other_results(more)) for more in (0.1, 0.2))]
     before, *after = (set(NUMBER.findall(without_citations(text))) for text in texts)
     assert len(before) > 10 and before.intersection(*after) <= settings()
+
+
+def test_the_card_of_a_fine_tuned_restorer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What it comes from, the recipe with what differs from its defaults, and its rows beside the base network's."""
+    weights = Path(shutil.copytree(EMBEDDED / "restorer", tmp_path / "restorer")).parent
+    folder = Path(shutil.copytree(weights / "restorer/default", weights / "restorer/purified_adversarial"))
+    facts = json.loads((folder / "training.json").read_text())
+    recipe = {"recipe": "purified_adversarial", "perceptual": 0.01, "jitter": 0.05, "attacked": 0.5, "purified": 0.25}
+    recipe |= {"noise_levels": [5, 20], "eps_in_255ths": 8.0, "attack_steps": 3, "restorer": "0" * 64}
+    recipe |= {"backbone": None, "purifier": {"sampler": "one_step", "steps": 5, "draws": 1, "weights": "robust"}}
+    facts |= {"finetuned_from": "default", "crop": 128, "finetuning": recipe}
+    (folder / "training.json").write_text(json.dumps(facts))
+    monkeypatch.setattr(cards, "EMBEDDED", weights)
+    found = finetuned_results({"purified_adversarial": 22.25}, {})
+    found = dataclasses.replace(found, protocol=finetuning_suite.describe(), versions={"torch": "9.9"})
+    measured = dataclasses.replace(other_results(0.1), finetuning=found)
+    text = cards.card("restorer", "purified_adversarial", measured)
+    assert "udc-defense finetune default --recipe purified_adversarial --scenes DIR --crops FILE " in text
+    assert "--option noise_levels=5,20 --option attack_steps=3 --purifier one_step --purifier-weights robust" in text
+    assert "| adversarially fine-tuned through the purifier | 28.00 | 22.25 |" in text and "| base network |" in text
+    assert "L2 alone, without VGG19" in text and "noise_levels 5,20" in text and "{" not in text.split("---", 2)[2]
+    index = ModelCard(text).data.eval_results
+    assert index is not None and 22.25 in [entry.metric_value for entry in index]
 
 
 def settings() -> set[str]:

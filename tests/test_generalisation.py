@@ -9,7 +9,7 @@ import torch
 from toy_models import inside
 
 from udc_defense.cli import main
-from udc_defense.evaluation.generalisation import CONDITIONS, Condition, table
+from udc_defense.evaluation.generalisation import CONDITIONS, Condition, table, verdict
 from udc_defense.images import write_png
 from udc_defense.imaging import inverse_tone_map
 from udc_defense.metrics import psnr
@@ -54,6 +54,18 @@ def test_the_table_counts_what_became_worse() -> None:
     lines = table({"rows": rows}, "val").splitlines()
     assert lines[0] == "| captures | capture (dB) | a | b |"
     assert lines[2] == "| axon20, as it is | 20.00 | +2.50 | +0.50 (1 of 2 worse) |" and len(lines) == 14
+
+
+@pytest.mark.parametrize(("lost", "words"), [(0.0, "on none does it fall"), (19.0, "it falls on: two stops darker.")])
+def test_the_verdict_names_where_it_fails(lost: float, words: str) -> None:
+    rows = [
+        {"split": "heldout", "condition": c.words, "captured": 20.0, "restored": {"default": 25.0 + i}}
+        for i, c in enumerate(CONDITIONS)
+    ]
+    rows[8]["restored"] = {"default": 33.0 - lost}
+    text = verdict({"rows": rows})
+    assert "gains 5.0 dB (`axon20`; 15.0 dB on `toled`, 16.0 dB on `poled`)" in text and words in text
+    assert "On 9 kinds" in text and "to 14.0 dB (two stops brighter)" in text
 
 
 @pytest.mark.timeout(300)

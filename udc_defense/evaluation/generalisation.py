@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import torch
@@ -127,6 +128,27 @@ def table(results: dict[str, Any], split: str) -> str:
         cells = [_gain([row["restored"][name] - row["captured"] for row in rows]) for name in names]
         lines.append(f"| {condition.words} | {level:.2f} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
+
+
+def verdict(results: dict[str, Any], split: str = "heldout", name: str = "default") -> str:
+    """What a restorer gains least and most on, and whether it makes any kind worse than the capture."""
+    rows = [row for row in results["rows"] if row["split"] == split]
+
+    def gain(condition: Condition) -> float:
+        found = [row for row in rows if row["condition"] == condition.words]
+        return fmean(row["restored"][name] - row["captured"] for row in found)
+
+    as_it_is, *others = CONDITIONS
+    unseen = {c.words: gain(c) for c in others if c.panel == as_it_is.panel}
+    least, most = (choose(unseen, key=lambda words: unseen[words]) for choose in (min, max))
+    worse = ", ".join(words for words, value in unseen.items() if value < 0)
+    panels = ", ".join(f"{gain(c):.1f} dB on `{c.panel}`" for c in others if c.words not in unseen)
+    return (
+        f"On captures like those of its training the default restorer gains {gain(as_it_is):.1f} dB (`axon20`; "
+        f"{panels}). On {len(unseen)} kinds that training never drew it gains {unseen[least]:.1f} dB ({least}) to "
+        f"{unseen[most]:.1f} dB ({most}) on average; "
+        + (f"below the capture it falls on: {worse}." if worse else "on none does it fall below the capture.")
+    )
 
 
 def _gain(gains: list[float]) -> str:

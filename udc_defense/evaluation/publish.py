@@ -132,7 +132,8 @@ def _finetuning() -> dict[str, str]:
 def _generalisation() -> dict[str, str]:
     """Of captures that training never drew."""
     results = _json("generalisation")
-    return {f"generalisation-{split}": generalisation.table(results, split) for split in SPLITS}
+    found = {f"generalisation-{split}": generalisation.table(results, split) for split in SPLITS}
+    return found | {"generalisation-verdict": generalisation.verdict(results)}
 
 
 def verdict(results: Results) -> str:
