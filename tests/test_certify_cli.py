@@ -56,6 +56,16 @@ def test_the_report_is_what_the_library_certifies(
     assert sorted(path.suffix for path in (out / "photo").iterdir()) == [".png"] * 8  # no samples are left
 
 
+def test_what_is_certified_can_compute_in_bfloat16(photo: Path, tmp_path: Path) -> None:
+    floors = []
+    for precision in ("float32", "bfloat16"):
+        assert certify(photo, tmp_path / "out", "--precision", precision) == 0
+        report = json.loads((tmp_path / "out/report.json").read_text())
+        assert report["settings"]["precision"] == precision
+        floors.append(report["images"][0]["floors"][0]["median"])
+    assert floors[0] != floors[1] and floors[0] == pytest.approx(floors[1], abs=0.5)
+
+
 def test_a_killed_run_goes_on_with_the_same_result(
     photo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

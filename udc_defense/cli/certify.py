@@ -47,6 +47,12 @@ def add(commands: Any) -> None:
     certify.add_argument("--samples", type=int, default=1000, help="of the noise (default 1000)")
     certify.add_argument("--batch", type=int, default=4, help="samples at once")
     certify.add_argument(
+        "--precision",
+        choices=("float32", "bfloat16"),
+        default="float32",
+        help="of the networks under noise; bfloat16 is two to three times faster, and is then what is certified",
+    )
+    certify.add_argument(
         "--denoiser", default="default", metavar="NAME", help="purifier that removes the noise, by its weights; or none"
     )
     add_common(certify)
@@ -89,7 +95,8 @@ def _certify(options: argparse.Namespace) -> int:
     model = _smoothable(restorer, options)
     denoisers = [] if options.denoiser == NONE else [options.denoiser]
     report: dict[str, Any] = {
-        "settings": asdict(settings) | {"noise": settings.noise.facts(), "denoiser": options.denoiser},
+        "settings": asdict(settings)
+        | {"noise": settings.noise.facts(), "denoiser": options.denoiser, "precision": options.precision},
         "versions": versions(),
         "checkpoints": checkpoint_sums(options.restorer, *denoisers),
         "images": [],
@@ -131,10 +138,13 @@ def _smoothable(restorer: nn.Module, options: argparse.Namespace) -> nn.Module:
     """The restorer, or it behind a denoiser of the noise."""
     from udc_defense.certification.denoised import Denoised
     from udc_defense.checkpoints import load_purifier
+    from udc_defense.precision import InBfloat16
 
-    if options.denoiser == NONE:
-        return restorer
-    return Denoised(restorer, load_purifier(options.denoiser).to(device(options.device)), options.sigma).eval()
+    model = restorer
+    if options.denoiser != NONE:
+        purifier = load_purifier(options.denoiser).to(device(options.device))
+        model = Denoised(restorer, purifier, options.sigma).eval()
+    return InBfloat16(model) if options.precision == "bfloat16" else model
 
 
 def _rows(path: Path) -> list[dict[str, Any]]:
