@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import re
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -57,6 +59,27 @@ def test_published_numbers_are_those_of_the_results_files(capsys: pytest.Capture
 def test_results_belong_to_the_embedded_weights(file: str, names: list[str]) -> None:
     results = read_results(ROOT / "results" / f"{file}.json")
     assert results.checkpoints == {name: checksum(EMBEDDED / name.replace(" ", "/")) for name in names}
+
+
+@pytest.mark.parametrize("file", ["ducd", "certification", "generalisation"])
+def test_tables_belong_to_the_embedded_weights(file: str) -> None:
+    sums = json.loads((ROOT / "results" / f"{file}.json").read_text(encoding="utf-8"))["checkpoints"]
+    embedded = {name: value for name, value in sums.items() if "surrogate" not in name}
+    assert embedded == {name: checksum(EMBEDDED / name.replace(" ", "/")) for name in embedded}
+    assert "restorer default" in embedded
+
+
+def test_every_system_was_certified_on_every_crop() -> None:
+    """By the surrogate that was distilled, under every noise on val, and the chosen ones on held-out."""
+    found, ducd = (json.loads((ROOT / "results" / f"{n}.json").read_text("utf-8")) for n in ("certification", "ducd"))
+    assert ducd["checkpoints"]["surrogate"] in found["checkpoints"].values()
+    for system, chosen in found["chosen"].items():
+        rows = [row for row in found["rows"] if row["system"] == system]
+        val = Counter(json.dumps(row["noise"]) for row in rows if row["split"] == "val")
+        heldout = Counter(json.dumps(row["noise"]) for row in rows if row["split"] == "heldout")
+        asked = [found["protocol"]["fixed"], *(choice["noise"] for choice in chosen if choice["noise"])]
+        assert val == {json.dumps(noise): 8 for noise in found["protocol"]["grid"]}
+        assert heldout == {json.dumps(noise): 8 for noise in asked}
 
 
 def test_every_crop_of_the_protocol_has_its_rows() -> None:
