@@ -15,7 +15,10 @@ from udc_defense.demo.handlers import QUIET
 from udc_defense.evaluation import (
     architecture_suite,
     attack_tables,
+    certification_suite,
     detection_suite,
+    ducd_tables,
+    generalisation,
     publish,
     purifier_comparison,
     purifier_tables,
@@ -125,10 +128,25 @@ def _detector(path: Path) -> str:
     return f"{detection_suite.table(detected, 'heldout')}\n\n{_made(detected)}"
 
 
+@cache
+def _optics(path: Path) -> str:
+    compared = json.loads(path.read_text(encoding="utf-8"))
+    return f"{generalisation.verdict(compared)}\n\n{generalisation.table(compared, 'heldout')}"
+
+
+@cache
+def _guarantees(certificates: Path, distilled: Path) -> str:
+    certified, ducd = (json.loads(path.read_text(encoding="utf-8")) for path in (certificates, distilled))
+    table = certification_suite.table(certified, "l2")
+    return f"{certification_suite.verdict(certified)}\n\n{table}\n\n{ducd_tables.verdict(ducd)}"
+
+
 # Tables of the other protocols: what writes them, of which results files.
 MORE: dict[str, tuple[Callable[..., str], tuple[str, ...]]] = {
     "Every attack": (_attacks, ("attacks",)),
     "Every purifier": (_purifiers, ("purifiers", "per_photo", "cost")),
     "Other restorers": (_architectures, ("architectures",)),
+    "Other optics": (_optics, ("generalisation",)),
+    "Certified bounds": (_guarantees, ("certification", "ducd")),
     "The detector": (_detector, ("detection",)),
 }

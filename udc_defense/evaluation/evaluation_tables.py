@@ -1,0 +1,92 @@
+"""What `evaluate --preset paper` found for the embedded restorers, from the summary of its run."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from udc_defense.threats import KINDS
+
+NONE = "none"
+UDC = "udc"
+
+Summary = dict[str, Any]
+
+
+def headline_table(summary: Summary) -> str:
+    """Markdown: each restorer, alone and behind each defence, under the worst attack of either kind."""
+    columns = [
+        "restorer",
+        "defence",
+        "capture",
+        "clean",
+        "random noise",
+        "does not know the defence",
+        "knows it",
+        "crops",
+    ]
+    lines = ["| " + " | ".join(columns) + " |", "|---" * len(columns) + "|"]
+    sides = {_target(entry): entry for entry in summary["oblivious_and_adaptive"]}
+    for entry in _targets(summary):
+        side = sides[_target(entry)]
+        cells = [f"{entry[name]['mean']:.2f}" for name in ("captured", "clean", "noise")]
+        cells += [_worst(side[name]) for name in ("oblivious", "adaptive")]
+        cells.append(str(entry["psnr"]["images"]))
+        lines.append("| " + " | ".join([entry["restorer"], entry["defense"], *cells]) + " |")
+    return "\n".join(lines)
+
+
+def transfer_table(summary: Summary) -> str:
+    """Markdown: PSNR of the restorer of a column under the attack that was made on that of a row, no defence."""
+    (found,) = (entry for entry in summary["transfer"] if entry["degradation"] == UDC)
+    lines = ["| attacked on | " + " | ".join(found["columns"]) + " |", "|---" * (1 + len(found["columns"])) + "|"]
+    for name, values in zip(found["rows"], found["psnr"], strict=True):
+        lines.append(f"| {name} | " + " | ".join(f"{value:.2f}" for value in values) + " |")
+    return "\n".join(lines)
+
+
+def flags_table(summary: Summary) -> str:
+    """Markdown: the sanity checks that were raised."""
+    lines = ["| restorer | defence | check | what was seen |", "|---|---|---|---|"]
+    for flag in summary["flags"]:
+        if flag["raised"] and flag["degradation"] == UDC:
+            lines.append(f"| {flag['restorer']} | {flag['defense']} | {flag['check']} | {flag['words']} |")
+    return "\n".join(lines)
+
+
+def verdict(summary: Summary) -> str:
+    """What the worst attack on each restorer leaves, without and with the default defence, beside the capture."""
+    alone, defended = ([e for e in _targets(summary) if e["defense"] == name] for name in (NONE, "default"))
+    crops = " and ".join(str(max(entry["psnr"]["images"] for entry in entries)) for entries in (alone, defended))
+    return (
+        f"Under the worst attack that was tried on each at ε = {summary['radius']:g}/255, {_below(alone)} of "
+        f"{len(alone)} embedded restorers end below the capture that they were given where nothing defends them "
+        f"({_span(alone)}), and {_below(defended)} behind the default defence, whose attacker may know it "
+        f"({_span(defended)}; means over {crops} held-out crops of 128²)."
+    )
+
+
+def _below(entries: list[dict[str, Any]]) -> int:
+    return sum(entry["psnr"]["mean"] < entry["captured"]["mean"] for entry in entries)
+
+
+def _targets(summary: Summary) -> list[dict[str, Any]]:
+    return [entry for entry in summary["headline"] if entry["degradation"] == UDC and entry["psnr"]]
+
+
+def _target(entry: dict[str, Any]) -> tuple[str, str, str]:
+    return entry["degradation"], entry["restorer"], entry["defense"]
+
+
+def _worst(side: dict[str, Any] | None) -> str:
+    """PSNR and the attack's title, without what the column says."""
+    if side is None:
+        return ""
+    title = side["title"]
+    for kind in KINDS:
+        title = title.removesuffix(f", {kind}")
+    return f"{side['psnr']['mean']:.2f} ({title})"
+
+
+def _span(entries: list[dict[str, Any]]) -> str:
+    values = [entry["psnr"]["mean"] for entry in entries]
+    return f"{min(values):.1f} to {max(values):.1f} dB"
