@@ -22,6 +22,7 @@ from udc_defense.evaluation import (
     certification_suite,
     detection_suite,
     ducd_tables,
+    evaluation_tables,
     finetuning_tables,
     generalisation,
     purifier_comparison,
@@ -60,6 +61,8 @@ def places() -> dict[str, str]:
         found[f"flags-{split}"] = attack_tables.flags_table(suite, split)
     if _is_measured("finetuning"):
         found |= _finetuning()
+    if _is_measured("evaluation/summary"):
+        found |= _evaluation()
     return found | _purifiers() | _guarantees() | _generalisation()
 
 
@@ -127,6 +130,17 @@ def _finetuning() -> dict[str, str]:
         found[f"finetuning-ssim-{split}"] = finetuning_tables.table(results, split, "ssim")
         found[f"finetuning-known-{split}"] = finetuning_tables.adaptive_table(results, split)
     return found
+
+
+def _evaluation() -> dict[str, str]:
+    """Of the preset `paper` on every embedded restorer."""
+    summary = _json("evaluation/summary")
+    return {
+        "evaluation-verdict": evaluation_tables.verdict(summary),
+        "evaluation": evaluation_tables.headline_table(summary),
+        "evaluation-transfer": evaluation_tables.transfer_table(summary),
+        "evaluation-flags": evaluation_tables.flags_table(summary),
+    }
 
 
 def _generalisation() -> dict[str, str]:
