@@ -16,6 +16,7 @@ from udc_defense.defense import Defense
 from udc_defense.demo import engine
 from udc_defense.demo.choices import Choices
 from udc_defense.demo.controls import Controls
+from udc_defense.demo.gallery import add_gallery
 from udc_defense.demo.handlers import COMPUTING, Update, chosen_photo, guarded
 from udc_defense.demo.link import named
 from udc_defense.demo.networks import Networks
@@ -52,17 +53,7 @@ def add_certify_tab(networks: Networks, gpu: Callable[..., Any], controls: Contr
     line = gr.HTML(status("idle", "Ready."), elem_id="certify-status", elem_classes="udc-flush")
     words = gr.Markdown("", elem_id="certified")
     table = gr.HTML("", elem_id="certificates", elem_classes="udc-flush")
-    images = gr.Gallery(
-        label="Images",
-        format="png",
-        columns=3,
-        height="auto",
-        object_fit="cover",
-        interactive=False,
-        buttons=["download", "fullscreen"],
-        elem_classes="udc-strip",
-        elem_id="smoothed",
-    )
+    images = add_gallery("Images", "smoothed", columns=3)
     running = run.click(
         gpu(duration=90)(Certificates(networks).run),
         [samples, *controls.inputs],

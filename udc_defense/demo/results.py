@@ -11,6 +11,7 @@ import gradio as gr
 from torch import Tensor
 
 from udc_defense.demo import view
+from udc_defense.demo.gallery import add_gallery
 from udc_defense.demo.handlers import QUIET
 from udc_defense.demo.progress import status
 from udc_defense.errors import ImageError
@@ -53,17 +54,7 @@ def add_results() -> Results:
     wipe = gr.ImageSlider(
         label=NOTHING, format="png", interactive=False, max_height=480, elem_id="wipe", buttons=["fullscreen"]
     )
-    strip = gr.Gallery(
-        label="All stages",
-        format="png",
-        columns=5,
-        height="auto",
-        object_fit="cover",
-        interactive=False,
-        buttons=["download", "fullscreen"],
-        elem_classes="udc-strip",
-        elem_id="strip",
-    )
+    strip = add_gallery("All stages", "strip")
     with gr.Row():
         with gr.Column(scale=3, min_width=300):
             table = gr.HTML("", elem_id="table", elem_classes="udc-flush")
@@ -106,17 +97,7 @@ def _lens(strip: gr.Gallery, delta: gr.Image) -> None:
             )
             across = gr.Slider(0, 100, 50, step=1, label="From the left, %", min_width=200, elem_id="across")
             down = gr.Slider(0, 100, 50, step=1, label="From the top, %", min_width=200, elem_id="down")
-        crops = gr.Gallery(
-            label="Under the lens",
-            format="png",
-            columns=5,
-            height="auto",
-            object_fit="cover",
-            interactive=False,
-            buttons=["download", "fullscreen"],
-            elem_classes="udc-strip",
-            elem_id="crops",
-        )
+        crops = add_gallery("Under the lens", "crops")
     gr.on(
         [strip.change, zoom.change, across.change, down.change],
         magnify,
