@@ -74,8 +74,8 @@ def test_noise_is_chosen_on_val_and_measured_on_heldout(
     chosen = results["chosen"]["target + purifier"]
     assert [c["noise"] for c in chosen] == [BEST.facts() if b.radius < 0.2 else None for b in BUDGETS]
     words = verdict(results)
-    assert "On 2 held-out crops of 128², where the restorer has 25.0 dB" in words
-    assert "target: 23.98, 23.95, 23.90, none; target + purifier: 23.98, 23.95, 23.90, none." in words
+    assert "On 2 held-out crops of 128² the restorer has 25.0 dB." in words and "R = 0.1 (0.12/255 RMS)" in words
+    assert "\n| target + purifier | 23.98 | 23.95 | 23.90 | none |" in words
     text = table(results, "l2")
     assert "| target | gaussian, σ = 0.05 | 1.00 | 2.0 | 500 | 23.98 (chosen) |" in text and "abstains" in text
 

@@ -239,26 +239,25 @@ def table(results: dict[str, Any], norm: str, split: str = "heldout") -> str:
 
 
 def verdict(results: dict[str, Any]) -> str:
-    """What the ℓ2 table says, in one paragraph: floors of the chosen noise on held-out crops."""
+    """What the ℓ2 table says: a sentence, and the floors of the chosen noise on held-out crops."""
     budgets = [(index, budget) for index, budget in enumerate(BUDGETS) if budget.norm == "l2"]
     heldout = [row for row in results["rows"] if row["split"] == "heldout"]
     bare = _mean([row["psnr"]["bare"] for row in heldout if row["system"] == "target"])
-    floors = []
+    heads = [f"R = {b.radius:g} ({255 * b.linf_covered(3 * CENTRE**2):.2f}/255 RMS)" for _, b in budgets]
+    lines = ["| certified PSNR (dB) | " + " | ".join(heads) + " |", "|---" * (1 + len(heads)) + "|"]
     for system, chosen in results["chosen"].items():
         cells = []
         for index, _ in budgets:
             noise = chosen[index]["noise"]
             rows = [row for row in heldout if (row["system"], row["noise"]) == (system, noise)]
             cells.append(_cell(rows, index) if noise else "none")
-        floors.append(f"{system}: {', '.join(cells)}")
-    radii = ", ".join(f"{budget.radius:g}" for _, budget in budgets)
-    sizes = ", ".join(f"{255 * budget.linf_covered(3 * CENTRE**2):.3f}" for _, budget in budgets)
+        lines.append(f"| {system} | " + " | ".join(cells) + " |")
     crops = len({row["image"] for row in heldout})
     return (
-        f"On {crops} held-out crops of 128², where the restorer has {bare:.1f} dB, no ℓ2 perturbation within "
-        f"R = {radii} (in RMS {sizes} of 1/255) brings the median of the smoothed restorer below, on average (dB): "
-        f"{'; '.join(floors)}. Each bound holds with a probability of {CONFIDENCE:.1%} over the noise, which was "
-        f"chosen on val among those that cost clean captures at most {MOST_COST:g} dB."
+        f"On {crops} held-out crops of 128² the restorer has {bare:.1f} dB. No ℓ2 perturbation within R brings the "
+        f"median of the smoothed restorer below this, on average; each bound holds with a probability of "
+        f"{CONFIDENCE:.1%} over the noise, which was chosen on val among those that cost clean captures at most "
+        f"{MOST_COST:g} dB (none: all abstain or cost more):\n\n" + "\n".join(lines)
     )
 
 
