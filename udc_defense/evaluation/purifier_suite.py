@@ -174,7 +174,8 @@ def describe() -> dict[str, Any]:
         "chosen": {family: purification.facts() for family, purification in CHOSEN.items()},
         "adaptive": f"exact gradient, or a surrogate of {MOST_STEPS} steps, or BPDA where there is no gradient",
         "cw_target_psnr": TARGET_PSNR,
-        "cw": f"9 searches of 20 steps, in bfloat16 through several evaluations; a surrogate has {SEARCHED_STEPS} steps",
+        "cw": "9 searches of 20 steps, through several evaluations in bfloat16; "
+        f"a surrogate has {SEARCHED_STEPS} steps",
     }
 
 
