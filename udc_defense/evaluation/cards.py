@@ -109,13 +109,12 @@ def _command(trained_by: str, name: str, training: dict[str, Any]) -> str:
 
 def _recipe_flags(settled: dict[str, Any]) -> list[tuple[str, str]]:
     """What differs from a recipe's defaults, and what it purifies with."""
-    recipe = RECIPES.get(settled["recipe"])
-    flags = []
-    for field in dataclasses.fields(recipe):
-        value = settled[field.name]
-        value = tuple(value) if isinstance(value, list) else value
-        if value != field.default:
-            flags.append(("option", f"{field.name}={shown_value(value)}"))
+    defaults = {field.name: shown_value(field.default) for field in dataclasses.fields(RECIPES.get(settled["recipe"]))}
+    flags = [
+        ("option", f"{name}={_shown(settled[name])}")
+        for name, default in defaults.items()
+        if _shown(settled[name]) != default
+    ]
     if purifier := settled["purifier"]:
         flags += [("purifier", purifier["sampler"]), ("purifier-weights", purifier.get("weights", "default"))]
     return flags
@@ -125,14 +124,15 @@ def _loss_words(training: dict[str, Any]) -> str:
     """The recipe in its own words, with its settings, and whether VGG19 was there."""
     settled = training["finetuning"]
     recipe = RECIPES.get(settled["recipe"])
-    words = first_line(recipe).rstrip(".")
-    fields = (field for field in dataclasses.fields(recipe) if field.name != "perceptual" or settled["backbone"])
-    values = {field.name: settled[field.name] for field in fields}
-    chosen = ", ".join(
-        f"{name} {shown_value(tuple(value) if isinstance(value, list) else value)}" for name, value in values.items()
-    )
+    names = [field.name for field in dataclasses.fields(recipe) if field.name != "perceptual" or settled["backbone"]]
+    chosen = ", ".join(f"{name} {_shown(settled[name])}" for name in names)
     without = "" if settled["backbone"] else "; L2 alone, without VGG19's perceptual part"
-    return f"{words} ({chosen}){without}"
+    return f"{first_line(recipe).rstrip('.')} ({chosen}){without}"
+
+
+def _shown(value: Any) -> str:
+    """JSON knows no pairs."""
+    return shown_value(tuple(value) if isinstance(value, list) else value)
 
 
 def _front(kind: str, name: str, pipeline: str, index: list[EvalResult] | None) -> str:
