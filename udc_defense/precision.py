@@ -1,4 +1,4 @@
-"""Networks in bfloat16 where that is enough: two to three times faster on a CPU that has it, as on a GPU."""
+"""Networks in bfloat16 where that is enough: faster, where the hardware has it (benchmarks/bfloat16_attacks.py)."""
 
 from __future__ import annotations
 

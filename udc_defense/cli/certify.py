@@ -50,7 +50,7 @@ def add(commands: Any) -> None:
         "--precision",
         choices=("float32", "bfloat16"),
         default="float32",
-        help="of the networks under noise; bfloat16 is two to three times faster, and is then what is certified",
+        help="of the networks under noise; bfloat16 is faster where the hardware has it, and is then what is certified",
     )
     certify.add_argument(
         "--denoiser", default="default", metavar="NAME", help="purifier that removes the noise, by its weights; or none"

@@ -52,7 +52,7 @@ def add(commands: Any) -> None:
         "--precision",
         choices=("float32", "bfloat16"),
         default="float32",
-        help="of attackers' gradients; bfloat16 is about twice as fast, and all is judged in float32",
+        help="of attackers' gradients; bfloat16 is faster where the hardware has it, and all is judged in float32",
     )
     parser.add_argument("--workers", type=int, help="processes of one thread each (default: one per core)")
     parser.add_argument("--seed", type=int, default=0)

@@ -74,8 +74,9 @@ def measure(scenes: Path, crops: Path, run: Path, seed: int) -> Iterator[tuple[s
 
 def head(seed: int, run: Path) -> dict[str, Any]:
     """What else the results file states."""
+    precision = training_facts(run / "surrogate")["precision"]
     return {
-        "command": "udc-defense ducd --scenes DIR --crops DIR/crops.csv",
+        "command": f"udc-defense ducd --scenes DIR --crops DIR/crops.csv --precision {precision}",
         "seed": seed,
         "versions": versions(),
         "checkpoints": checkpoint_sums(RESTORER) | {"surrogate": checksum(run / "surrogate")},

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from udc_defense.evaluation.ducd import EPS, STEPS
+
 GOAL = 35.0  # dB of fidelity
 MODELS = {
     "capture": "the capture (control)",
@@ -20,11 +22,11 @@ def verdict(results: dict[str, Any]) -> str:
     goal = "reached" if near["mean"] >= GOAL else "missed"
     taken = {name: transfer["clean"] - transfer[name] for name in ("white_box", "transferred", "noise")}
     return (
-        f"From {made['queries']:,} answers of the default restorer to captures of {made['scenes']} scenes, 128², a "
-        f"surrogate learns to answer as it does: on other scenes the PSNR between the two is {near['mean']:.1f} dB "
+        f"From {made['queries']:,} answers of the default restorer to captures of {made['scenes']} scenes, {made['size']}², "
+        f"a surrogate learns to answer as it does: on other scenes the PSNR between the two is {near['mean']:.1f} dB "
         f"(worst {near['worst']:.1f}; at 256² {made['fidelity_256']['mean']:.1f}), so the goal of {GOAL:g} dB is "
-        f"{goal}. PGD-20 at ε = 4/255 that is made on the surrogate takes {taken['transferred']:.1f} dB from the "
-        f"target, {transfer['share']:.0%} of what it takes when it is made on the target itself "
+        f"{goal}. PGD-{STEPS} at ε = {255 * EPS:g}/255 that is made on the surrogate takes "
+        f"{taken['transferred']:.1f} dB from the target, {transfer['share']:.0%} of what it takes when it is made on the target itself "
         f"({taken['white_box']:.1f} dB); random noise of that size takes {taken['noise']:.1f} dB."
     )
 
