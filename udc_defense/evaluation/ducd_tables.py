@@ -24,10 +24,11 @@ def verdict(results: dict[str, Any]) -> str:
     return (
         f"From {made['queries']:,} answers of the default restorer to captures of {made['scenes']} scenes, "
         f"{made['size']}², a surrogate learns to answer as it does: on other scenes the PSNR between the two is "
-        f"{near['mean']:.1f} dB (worst {near['worst']:.1f}; at 256² {made['fidelity_256']['mean']:.1f}), so the goal of "
-        f"{GOAL:g} dB is {goal}. PGD-{STEPS} at ε = {255 * EPS:g}/255 that is made on the surrogate takes "
-        f"{taken['transferred']:.1f} dB from the target, {transfer['share']:.0%} of what it takes when it is made on the "
-        f"target itself ({taken['white_box']:.1f} dB); random noise of that size takes {taken['noise']:.1f} dB."
+        f"{near['mean']:.1f} dB (worst {near['worst']:.1f}; at 256² {made['fidelity_256']['mean']:.1f}), "
+        f"so the goal of {GOAL:g} dB is {goal}. PGD-{STEPS} at ε = {255 * EPS:g}/255 that is made on the surrogate "
+        f"takes {taken['transferred']:.1f} dB from the target, {transfer['share']:.0%} of what it takes when it is "
+        f"made on the target itself ({taken['white_box']:.1f} dB); random noise of that size takes "
+        f"{taken['noise']:.1f} dB."
     )
 
 
