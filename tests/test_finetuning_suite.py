@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from udc_defense.evaluation.finetuning_suite import (
 from udc_defense.evaluation.runner import CENTRE, Cell, Job, Results
 from udc_defense.scenes import Crop
 
+SPLITS = ("val", "heldout")
 # PSNR on clean captures; what PGD leaves at any ε without and with the purifier; what it leaves who knows the purifier.
 CLEAN, BARE, PURIFIED, KNOWN = 28.0, 13.0, 24.0, 20.0
 
@@ -69,11 +71,12 @@ def every_network(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_each_crop_meets_what_it_should(tmp_path: Path) -> None:
     crops = tmp_path / "crops.csv"
     lines = ["split,path,kind,yaw_deg,pitch_deg,fov_deg,box,adaptive"]
-    lines += [f"val,street.hdr,perspective,{yaw},0,80,,{int(yaw == 0)}" for yaw in (0, 90, 180)]
+    lines += [f"{split},street.hdr,perspective,{yaw},0,80,,{int(yaw == 0)}" for split in SPLITS for yaw in (0, 90, 180)]
     crops.write_text("\n".join(lines) + "\n")
     jobs = list(finetuning_suite.jobs(tmp_path, crops, None, 0))
-    cheap, costly = len(EPSILONS) * len(NETWORKS), 6 * len(NETWORKS)
-    assert len(jobs) == 3 * cheap + costly
+    per_split = Counter(job.crop.split for job in jobs)
+    assert per_split["heldout"] == (3 * len(EPSILONS) + 6) * len(NETWORKS)
+    assert per_split["val"] == (3 + 1) * len(NETWORKS), "one ε, for choices"
     assert len(set().union(*(job.keys() for job in jobs))) == len(jobs), "rows of two networks are told apart"
 
 
@@ -86,7 +89,7 @@ def test_the_recovered_share_is_of_the_base_network() -> None:
 
 def test_a_line_per_system() -> None:
     found = results({"adversarial": 22.0}, {"purified": 21.0})
-    lines = finetuning_tables.table(found, "heldout").splitlines()
+    lines = finetuning_tables.table(found).splitlines()
     assert len(lines) == 2 + 2 * len(NETWORKS) and len({line.count("|") for line in lines}) == 1
     assert lines[2].startswith("| base network | 28.00 | 13.00 | 13.00 | 13.00 | 13.00 | 0% |")
     assert lines[2].endswith("| 2.50 |") and lines[3].endswith("|  |")
@@ -96,8 +99,15 @@ def test_a_line_per_system() -> None:
 def test_some_networks_alone() -> None:
     found = results({}, {})
     for table in (finetuning_tables.table, finetuning_tables.adaptive_table):
-        lines = table(found, "heldout", networks=(BASE, "noisy")).splitlines()
+        lines = table(found, networks=(BASE, "noisy")).splitlines()
         assert len(lines) == 2 + 4 and lines[4].startswith("| fine-tuned on random noise |")
+
+
+def test_what_choices_hang_on() -> None:
+    lines = finetuning_tables.choice_table(results({"adversarial": 22.0}, {"purified": 21.0}), "heldout").splitlines()
+    assert len(lines) == 2 + 2 * len(NETWORKS)
+    assert "| adversarially fine-tuned | 28.00 | 22.00 | 60% | 28.00 | 22.00 |" in lines
+    assert "| fine-tuned on purified captures (the paper's) + purify | 27.00 | 24.00 | 73% | 27.00 | 21.00 |" in lines
 
 
 def test_the_goals_are_held_against_the_best_system() -> None:
@@ -110,7 +120,7 @@ def test_the_goals_are_held_against_the_best_system() -> None:
 def test_who_knows_it_is_as_strong_as_can_be() -> None:
     """Behind the purifier, the rows of the exact gradient; without, the same crops' plain PGD."""
     found = results({"adversarial": 22.0}, {"purified": 21.0})
-    lines = finetuning_tables.adaptive_table(found, "heldout").splitlines()
+    lines = finetuning_tables.adaptive_table(found).splitlines()
     assert lines[0].count("knowing it") == 3
     assert any(line.startswith("| adversarially fine-tuned | 28.00 | 22.00 |") for line in lines)
     purified = next(line for line in lines if line.startswith("| fine-tuned on purified captures (the paper's) + "))

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from pathlib import Path
 
 import pytest
 import torch
 from toy_models import inside
 
+from udc_defense.checkpoints import EMBEDDED
 from udc_defense.cli import main
+from udc_defense.evaluation import panels
 from udc_defense.evaluation.generalisation import CONDITIONS, Condition, table, verdict
 from udc_defense.images import write_png
 from udc_defense.imaging import inverse_tone_map
@@ -77,3 +81,22 @@ def test_the_command_measures_every_crop(tmp_path: Path) -> None:
     assert main([*asked, "--out", str(tmp_path)]) == 0
     assert (tmp_path / "generalisation.json").read_text().count('"condition"') == len(CONDITIONS)
     assert main([*asked[:-1], "nowhere", "--out", str(tmp_path)]) == 2
+
+
+def test_one_network_for_all_panels_stands_beside_one_for_each(tmp_path: Path) -> None:
+    write_png(inside(1, 3, 256, 256).float(), tmp_path / "photo.png")
+    crops = tmp_path / "crops.csv"
+    lines = [f"{split},photo.png,box,,,,,0" for split in ("val", "heldout")]
+    crops.write_text("\n".join(["split,path,kind,yaw_deg,pitch_deg,fov_deg,box,adaptive", *lines]) + "\n")
+    for name in ("blind", "axon20", "toled", "poled"):
+        weights = EMBEDDED / "restorer" / ("de_unet" if name == "toled" else "default")
+        shutil.copytree(weights, tmp_path / name / "restorer")
+    asked = ["panels", "--scenes", str(tmp_path), "--crops", str(crops), "--runs", str(tmp_path)]
+    assert main([*asked, "--out", str(tmp_path)]) == 0
+    found = json.loads((tmp_path / "panels.json").read_text(encoding="utf-8"))
+    assert len(set(found["checkpoints"].values())) == 2 and len(found["checkpoints"]) == 4
+    head, _, *lines = panels.table(found).splitlines()
+    assert head == "| captures | capture (dB) | blind | axon20 | toled | poled |" and len(lines) == 3
+    for line in lines:
+        _, _, _, blind, axon20, toled, poled, _ = line.split("|")
+        assert blind == axon20 == poled != toled

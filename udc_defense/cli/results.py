@@ -1,4 +1,4 @@
-"""`udc-defense results`, `noise-level`, `denoising`, `generalisation` and `cost`: what `results/` holds."""
+"""`udc-defense results`, `noise-level`, `denoising`, `generalisation`, `panels` and `cost`: what `results/` holds."""
 
 from __future__ import annotations
 
@@ -30,6 +30,11 @@ def add(commands: Any) -> None:
     add_crop_list(unseen)
     unseen.add_argument(
         "--restorer", action="append", metavar="NAME", help="repeat for more (default: every embedded one)"
+    )
+    panels = command(commands, "panels", _panels, "one restorer for all panels, or one for each: results/panels.json")
+    add_crop_list(panels)
+    panels.add_argument(
+        "--runs", type=Path, required=True, metavar="DIR", help="holds run folders: blind, axon20, toled, poled"
     )
     cost = command(commands, "cost", _cost, "measure time and memory of the chosen purifiers: results/cost.json")
     cost.add_argument("--out", type=Path, default=Path("results"), metavar="DIR")
@@ -138,9 +143,18 @@ def _generalisation(options: argparse.Namespace) -> int:
     from udc_defense.checkpoints import embedded_names
     from udc_defense.evaluation.generalisation import Generalisation
 
-    measured = Generalisation(
-        options.scenes, options.crops, options.restorer or embedded_names("restorer"), options.seed
-    )
+    names = options.restorer or embedded_names("restorer")
+    measured = Generalisation(options.scenes, options.crops, {name: name for name in names}, options.seed)
     drain(measured.run(), len(measured.crops), "crop")
     write_json(options.out / "generalisation.json", measured.results())
+    return 0
+
+
+def _panels(options: argparse.Namespace) -> int:
+    """What restorers of one panel gain over one of all."""
+    from udc_defense.evaluation.panels import Panels
+
+    measured = Panels(options.scenes, options.crops, options.runs, options.seed)
+    drain(measured.run(), len(measured.crops), "crop")
+    write_json(options.out / "panels.json", measured.results())
     return 0

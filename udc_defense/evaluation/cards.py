@@ -174,8 +174,8 @@ def _finetuned_tables(results: Results, name: str) -> dict[str, str]:
     return {
         "made": _made(results),
         "images": str(results.protocol["images"]),
-        "finetuned": finetuning_tables.table(results, "heldout", networks=networks),
-        "finetuned-known": finetuning_tables.adaptive_table(results, "heldout", networks=networks),
+        "finetuned": finetuning_tables.table(results, networks=networks),
+        "finetuned-known": finetuning_tables.adaptive_table(results, networks),
     }
 
 

@@ -1,8 +1,8 @@
 """The protocol behind `results/finetuning.json`: the paper's table (arXiv 2402.13629) for our own networks.
 
-Every fine-tuned restorer, and the one it comes from, alone and behind the default purifier. On the 128² centres of all
+Every fine-tuned restorer, and the one it comes from, alone and behind the default purifier. On the 128² centres of the
 crops: PGD by who does not know the purifier. On those of the crops marked adaptive: attacks that cost more, and PGD by
-who differentiates purifier and restorer together.
+who differentiates purifier and restorer together. On `val` only what choices and goals hang on: PGD at one ε.
 """
 
 from __future__ import annotations
@@ -63,16 +63,19 @@ def jobs(scenes: Path, crops: Path, split: str | None, seed: int) -> Iterator[Jo
     chosen = read_crops(crops, split)
     adaptive = [crop for crop in chosen if crop.adaptive]
     yield from jobs_of([knowing(n, CHOICE_EPS) for n in NETWORKS], adaptive, scenes, seed)
-    yield from jobs_of([unknowing(n, eps) for eps in EPSILONS for n in NETWORKS], chosen, scenes, seed)
-    costly = [make(n) for make in (features, smallest, queries) for n in NETWORKS]
-    others = [knowing(n, eps) for eps in EPSILONS if eps not in (1.0, CHOICE_EPS) for n in NETWORKS]
-    yield from jobs_of([*costly, *others], adaptive, scenes, seed)
+    yield from jobs_of([unknowing(n, CHOICE_EPS) for n in NETWORKS], chosen, scenes, seed)
+    heldout, dear = ([crop for crop in part if crop.split == "heldout"] for part in (chosen, adaptive))
+    others = [eps for eps in EPSILONS if eps != CHOICE_EPS]
+    yield from jobs_of([unknowing(n, eps) for eps in others for n in NETWORKS], heldout, scenes, seed)
+    yield from jobs_of([knowing(n, eps) for eps in others if eps > 1 for n in NETWORKS], dear, scenes, seed)
+    yield from jobs_of([make(n) for make in (features, smallest, queries) for n in NETWORKS], dear, scenes, seed)
 
 
 def describe() -> dict[str, Any]:
     """The protocol in words and numbers, for the results file."""
     return {
         "images": f"{CENTRE}² centres of the crops; those marked adaptive for attacks that cost more",
+        "val": f"eps {CHOICE_EPS:g} only: for choices",
         "networks": WORDS,
         "purifier": DEFAULT.facts(),
         "eps_in_255ths": EPSILONS,

@@ -62,7 +62,7 @@ def systems(results: Results, networks: Sequence[str] = ()) -> Iterator[System]:
         yield from (System(network, purified) for purified in (False, True))
 
 
-def table(results: Results, split: str, metric: str = "psnr", networks: Sequence[str] = ()) -> str:
+def table(results: Results, metric: str = "psnr", networks: Sequence[str] = (), split: str = "heldout") -> str:
     """Markdown: every system, or those of some networks, under every attack that does not know the purifier."""
     digits = 2 if metric == "psnr" else 3
     radii = [f"PGD-20, ε = {eps:g}" for eps in EPSILONS]
@@ -85,7 +85,7 @@ def table(results: Results, split: str, metric: str = "psnr", networks: Sequence
     return "\n".join(lines)
 
 
-def adaptive_table(results: Results, split: str, networks: Sequence[str] = ()) -> str:
+def adaptive_table(results: Results, networks: Sequence[str] = (), split: str = "heldout") -> str:
     """Markdown: the same systems under who knows them, on the adaptive crops, with random noise of the same norm."""
     shown = list(systems(results, networks))
     radii = [eps for eps in EPSILONS if any(system.worst(results, split, eps) for system in shown)]
@@ -98,6 +98,20 @@ def adaptive_table(results: Results, split: str, networks: Sequence[str] = ()) -
         control = "" if system.purified else f"{mean(rows, 'psnr', 'noise_restored'):.2f}"
         cells = [f"{mean(rows, 'psnr', system.clean):.2f}", *(f"{value:.2f}" for value in values), control]
         lines.append(_line(system.words, *cells))
+    return "\n".join(lines)
+
+
+def choice_table(results: Results, split: str = "val") -> str:
+    """Markdown: what choices hang on, every system at one ε under who does not know the purifier and who does."""
+    lines = _head(
+        "system", "clean", f"PGD-20, ε = {CHOICE_EPS:g}", "recovered", "adaptive crops: clean", "who knows it all"
+    )
+    for system in systems(results):
+        rows, known = rows_of(results, unknowing(system.network, CHOICE_EPS), split), system.worst(results, split)
+        keys = (system.clean, system.attacked)
+        plain, worst = ([f"{mean(found, 'psnr', key):.2f}" for key in keys] for found in (rows, known))
+        returned = recovered(results, system.network, split, system.attacked)
+        lines.append(_line(system.words, *plain, f"{returned:.0%}", *worst))
     return "\n".join(lines)
 
 

@@ -6,7 +6,7 @@ shows scenes within one stop of the median. Everything here lies outside, but fo
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import fmean
@@ -79,20 +79,33 @@ class Generalisation:
     Args:
         scenes: what the crop list's paths start from.
         crops: the crop list.
-        restorers: embedded names, folders or Hub ids.
+        restorers: name in the table -> embedded name, folder or Hub id.
         seed: of captures.
+        split: of the crops, None for both.
+        conditions: that each crop is captured under.
     """
 
-    def __init__(self, scenes: Path, crops: Path, restorers: Sequence[str], seed: int) -> None:
-        self.scenes, self.crops, self.seed = scenes, read_crops(crops), seed
-        self.networks = {name: load_restorer(name) for name in restorers}
+    command = "udc-defense generalisation --scenes DIR --crops DIR/crops.csv"
+
+    def __init__(
+        self,
+        scenes: Path,
+        crops: Path,
+        restorers: Mapping[str, str],
+        seed: int,
+        split: str | None = None,
+        conditions: Sequence[Condition] = CONDITIONS,
+    ) -> None:
+        self.scenes, self.crops, self.seed, self.conditions = scenes, read_crops(crops, split), seed, conditions
+        self.restorers = restorers
+        self.networks = {name: load_restorer(source) for name, source in restorers.items()}
         self.rows: list[dict[str, Any]] = []
 
     def run(self) -> Iterator[int]:
         """Measure crop by crop; yields how many are done."""
         for number, crop in enumerate(self.crops, start=1):
             scene = crop.scene(self.scenes)
-            self.rows += [self._row(crop, scene, condition) for condition in CONDITIONS]
+            self.rows += [self._row(crop, scene, condition) for condition in self.conditions]
             yield number
 
     @torch.no_grad()
@@ -105,11 +118,12 @@ class Generalisation:
 
     def results(self) -> dict[str, Any]:
         """What the results file holds."""
+        sources = self.restorers.values()
         return {
-            "command": "udc-defense generalisation --scenes DIR --crops DIR/crops.csv",
+            "command": self.command,
             "seed": self.seed,
             "versions": versions(),
-            "checkpoints": {key: value for name in self.networks for key, value in checkpoint_sums(name).items()},
+            "checkpoints": {key: value for name in sources for key, value in checkpoint_sums(name).items()},
             "rows": self.rows,
         }
 
@@ -118,11 +132,11 @@ def _score(image: Tensor, clean: Tensor) -> float:
     return round(float(psnr(image, clean)), 4)
 
 
-def table(results: dict[str, Any], split: str) -> str:
+def table(results: dict[str, Any], split: str, conditions: Sequence[Condition] = CONDITIONS) -> str:
     """Markdown: mean PSNR of captures, and what each network adds to it; how many captures it makes worse."""
     names = list(results["rows"][0]["restored"])
     lines = ["| captures | capture (dB) | " + " | ".join(names) + " |", "|---" * (2 + len(names)) + "|"]
-    for condition in CONDITIONS:
+    for condition in conditions:
         rows = [row for row in results["rows"] if (row["split"], row["condition"]) == (split, condition.words)]
         level = sum(row["captured"] for row in rows) / len(rows)
         cells = [_gain([row["restored"][name] - row["captured"] for row in rows]) for name in names]

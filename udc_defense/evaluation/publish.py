@@ -121,15 +121,14 @@ def _guarantees() -> dict[str, str]:
 def _finetuning() -> dict[str, str]:
     """Of the fine-tuned restorers."""
     results = _results("finetuning")
-    found = {
+    return {
         "finetuning-verdict": finetuning_tables.verdict(results),
         "finetuning-share": finetuning_tables.share(results),
+        "finetuning-heldout": finetuning_tables.table(results),
+        "finetuning-ssim-heldout": finetuning_tables.table(results, "ssim"),
+        "finetuning-known-heldout": finetuning_tables.adaptive_table(results),
+        "finetuning-val": finetuning_tables.choice_table(results),
     }
-    for split in SPLITS:
-        found[f"finetuning-{split}"] = finetuning_tables.table(results, split)
-        found[f"finetuning-ssim-{split}"] = finetuning_tables.table(results, split, "ssim")
-        found[f"finetuning-known-{split}"] = finetuning_tables.adaptive_table(results, split)
-    return found
 
 
 def _evaluation() -> dict[str, str]:
