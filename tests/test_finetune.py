@@ -176,6 +176,8 @@ class TestFormulas:
         assert torch.allclose(together, torch.stack(alone).mean(), rtol=1e-4)
         together.backward()
         assert all(parameter.grad is not None for parameter in network.parameters())
+        in_decades = recipe(name, log=1).loss(network, captured, clean, generators(5), tools)
+        assert torch.allclose(in_decades, torch.log10(torch.stack(alone) + 1e-6).mean(), rtol=1e-4)
 
 
 class TestInnerAttack:

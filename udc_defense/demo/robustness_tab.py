@@ -18,6 +18,7 @@ from udc_defense.evaluation import (
     certification_suite,
     detection_suite,
     ducd_tables,
+    finetuning_tables,
     generalisation,
     publish,
     purifier_comparison,
@@ -116,6 +117,15 @@ def _purifiers(fixed: Path, per_photo: Path, cost: Path) -> str:
 
 
 @cache
+def _finetuned(path: Path) -> str:
+    compared = read_results(path)
+    known = "\n\nThe attacker who knows all there is:\n\n".join(
+        (finetuning_tables.table(compared), finetuning_tables.adaptive_table(compared))
+    )
+    return f"{finetuning_tables.verdict(compared)}\n\n{known}\n\n{_made(compared)}"
+
+
+@cache
 def _architectures(path: Path) -> str:
     compared = read_results(path)
     told = architecture_suite.verdict(compared), architecture_suite.table(compared), _made(compared)
@@ -145,6 +155,7 @@ def _guarantees(certificates: Path, distilled: Path) -> str:
 MORE: dict[str, tuple[Callable[..., str], tuple[str, ...]]] = {
     "Every attack": (_attacks, ("attacks",)),
     "Every purifier": (_purifiers, ("purifiers", "per_photo", "cost")),
+    "Fine-tuned restorers": (_finetuned, ("finetuning",)),
     "Other restorers": (_architectures, ("architectures",)),
     "Other optics": (_optics, ("generalisation",)),
     "Certified bounds": (_guarantees, ("certification", "ducd")),

@@ -31,4 +31,4 @@ class Adversarial(Recipe):
         worst = attacked(lambda part: model, captured, own, eps, self.attack_steps, generators)
         # One call: processes share the gradients of one forward pass.
         restored, disturbed = network(torch.cat([captured, worst])).float().chunk(2)
-        return (self.fidelity(restored, clean, tools) + self.balance * mse(disturbed, restored)).mean()
+        return self.mean(self.fidelity(restored, clean, tools) + self.balance * mse(disturbed, restored))

@@ -20,6 +20,9 @@ from udc_defense.training.purified import Cache, PerSample, draw_levels
 from udc_defense.vgg import Vgg
 
 
+LOG_FLOOR = 1e-6  # of a squared error: no crop is worth more than 60 dB
+
+
 @dataclass(frozen=True)
 class Tools:
     """What recipes work with besides the network.
@@ -53,8 +56,8 @@ def option(default: Any, lowest: float, highest: float, words: str) -> Any:
 class Recipe:
     """Base of recipes: frozen dataclasses whose fields are their settings.
 
-    The pixel loss is the paper's L2 (arXiv 2402.13629), so that recipes differ in what they show and not in how they
-    count. Radii are in units of 1/255, for people set them.
+    The pixel loss is the paper's L2 (arXiv 2402.13629), or its logarithm, so that recipes differ in what they show and
+    not in how they count. Radii are in units of 1/255, for people set them.
 
     Attributes:
         name: in the registry.
@@ -69,6 +72,7 @@ class Recipe:
 
     perceptual: float = option(0.01, 0, 10, "weight of VGG19's relu3_3 and relu4_2 beside L2, where they can be had")
     jitter: float = option(0.05, 0, 0.5, "colour jitter: each channel times 1 ± this")
+    log: int = option(0, 0, 1, "1: the logarithm of each crop's loss counts, so that no bright crop outweighs the others")
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
@@ -91,6 +95,11 @@ class Recipe:
         if tools.perceptual is None or self.perceptual == 0:
             return error
         return error + self.perceptual * perceptual_distance(tools.perceptual, output, clean)
+
+
+    def mean(self, losses: Tensor) -> Tensor:
+        """What is minimised, of the losses of the samples (B,)."""
+        return (torch.log10(losses + LOG_FLOOR) if self.log else losses).mean()
 
 
 def shown_value(value: Any) -> str:

@@ -27,4 +27,4 @@ class Noisy(Recipe):
         eps = torch.where(chance(generators) < self.noisy, radii(self.eps_in_255ths, generators), torch.tensor(0.0))
         ball = Ball.around(captured, eps)
         shown = ball.project(captured + normal(captured, generators).sign() * ball.radius)
-        return self.fidelity(network(shown).float(), clean, tools).mean()
+        return self.mean(self.fidelity(network(shown).float(), clean, tools))

@@ -33,4 +33,4 @@ class Purified(Recipe):
             return tools.purified(captured[chosen], self.noise_levels, [generators[index] for index in chosen])
 
         shown = changed(captured, chance(generators) < self.purified, purify)
-        return self.fidelity(network(shown).float(), clean, tools).mean()
+        return self.mean(self.fidelity(network(shown).float(), clean, tools))

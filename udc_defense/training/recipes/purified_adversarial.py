@@ -62,4 +62,4 @@ class PurifiedAdversarial(Recipe):
         is_attacked = kind < self.attacked
         shown = changed(captured, is_attacked, attack)
         shown = changed(shown, ~is_attacked & (kind < self.attacked + self.purified), purify)
-        return self.fidelity(network(shown).float(), clean, tools).mean()
+        return self.mean(self.fidelity(network(shown).float(), clean, tools))
