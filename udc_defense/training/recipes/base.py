@@ -19,7 +19,6 @@ from udc_defense.training.perceptual import perceptual_distance
 from udc_defense.training.purified import Cache, PerSample, draw_levels
 from udc_defense.vgg import Vgg
 
-
 LOG_FLOOR = 1e-6  # of a squared error: no crop is worth more than 60 dB
 
 
@@ -72,7 +71,7 @@ class Recipe:
 
     perceptual: float = option(0.01, 0, 10, "weight of VGG19's relu3_3 and relu4_2 beside L2, where they can be had")
     jitter: float = option(0.05, 0, 0.5, "colour jitter: each channel times 1 ± this")
-    log: int = option(0, 0, 1, "1: the logarithm of each crop's loss counts, so that no bright crop outweighs the others")
+    log: int = option(0, 0, 1, "1: the logarithm of each crop's loss counts, so that none outweighs the others")
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
@@ -95,7 +94,6 @@ class Recipe:
         if tools.perceptual is None or self.perceptual == 0:
             return error
         return error + self.perceptual * perceptual_distance(tools.perceptual, output, clean)
-
 
     def mean(self, losses: Tensor) -> Tensor:
         """What is minimised, of the losses of the samples (B,)."""
