@@ -33,7 +33,7 @@ from udc_defense.noise import Generators, seeded
 from udc_defense.purifiers.diffusion import DiffusionPurifier
 from udc_defense.restorers.gated_unet import GatedUNet
 from udc_defense.training import loop
-from udc_defense.training.curve import running_mean, sparkline
+from udc_defense.training.curve import in_words, running_mean, sparkline
 from udc_defense.training.data import Augmented
 from udc_defense.training.finetune import RECIPE, find_backbone, finetune
 from udc_defense.training.loop import LOG, Progress, TrainingSettings, read_log
@@ -584,6 +584,10 @@ class TestCurve:
         assert sparkline([0, 2, 7, 7, 1, 1], width=3) == "▁█▁"
         assert sparkline([3.0, 3.0]) == "▁▁"
 
+    def test_in_words(self) -> None:
+        assert in_words([5.0]) == "loss 5 in the first 1 of 1 steps, 5 in the last 1"
+        assert in_words([1, 3, *range(2, 38), 10, 20]) == "loss 2 in the first 2 of 40 steps, 15 in the last 2"
+
     def test_running_mean(self) -> None:
         assert running_mean([4, 2, 6, 1], 2) == [4, 3, 4, 3.5]
 
@@ -594,7 +598,7 @@ class TestCurve:
         monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
         assert cli.main(["curve", str(tmp_path)]) == 2
         said = capsys.readouterr()
-        assert said.out.startswith("▁  loss 0.5 at step 1") and 'pip install "udc-defense[report]"' in said.err
+        assert said.out.startswith("▁  loss 0.5 in the first 1 of 1 steps") and 'pip install "udc-defense[report]"' in said.err
 
     def test_a_folder_without_a_log(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         assert cli.main(["curve", str(tmp_path)]) == 2

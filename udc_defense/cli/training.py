@@ -151,11 +151,11 @@ def _finetune(options: argparse.Namespace) -> int:
 
 def _curve(options: argparse.Namespace) -> int:
     """A line of text, and a picture where matplotlib is installed."""
-    from udc_defense.training.curve import plot, read_curve, sparkline
+    from udc_defense.training.curve import in_words, plot, read_curve, sparkline
 
     log = read_curve(options.run)
     losses = [entry.loss for entry in log]
-    _say(f"{sparkline(losses)}  loss {losses[0]:.4g} at step {log[0].step}, {losses[-1]:.4g} at step {log[-1].step}")
+    _say(f"{sparkline(losses)}  {in_words(losses)}")
     path = options.out or options.run / "curve.svg"
     plot(log, path)
     _say(str(path))

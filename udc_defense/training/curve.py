@@ -27,6 +27,13 @@ def running_mean(values: Sequence[float], window: int) -> list[float]:
     return [sum(part) / len(part) for end in range(1, len(values) + 1) if (part := values[max(0, end - window) : end])]
 
 
+def in_words(values: Sequence[float]) -> str:
+    """Means of the first and of the last twentieth: single steps show other scenes, which tells more than progress."""
+    window = max(1, len(values) // 20)
+    first, last = (sum(part) / window for part in (values[:window], values[-window:]))
+    return f"loss {first:.4g} in the first {window} of {len(values)} steps, {last:.4g} in the last {window}"
+
+
 def plot(log: Sequence[Progress], path: Path) -> None:
     """Loss over steps, and its running mean, as SVG, PNG or PDF by the name's suffix.
 
