@@ -598,7 +598,10 @@ class TestCurve:
         monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
         assert cli.main(["curve", str(tmp_path)]) == 2
         said = capsys.readouterr()
-        assert said.out.startswith("▁  loss 0.5 in the first 1 of 1 steps") and 'pip install "udc-defense[report]"' in said.err
+        assert (
+            said.out.startswith("▁  loss 0.5 in the first 1 of 1 steps")
+            and 'pip install "udc-defense[report]"' in said.err
+        )
 
     def test_a_folder_without_a_log(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         assert cli.main(["curve", str(tmp_path)]) == 2
