@@ -12,6 +12,7 @@ from udc_defense.evaluation.case import KEYS
 from udc_defense.evaluation.entry import Entry
 from udc_defense.evaluation.purification import Purification
 from udc_defense.evaluation.purifier_suite import (
+    BARE,
     CHOSEN,
     EPSILONS,
     FAMILIES,
@@ -127,9 +128,15 @@ class TestTables:
     def test_what_is_not_measured_is_left_empty(self) -> None:
         cost = {"rows": []}
         lines = purifier_tables.table(results(CHOSEN), cost, "val").splitlines()
-        assert lines[2] == "| none | 20.00 | 20.00 | 20.00 | 20.00 |  |  |  |  |  |  |  |"
+        assert lines[2] == "| none | 20.00 | 20.00 | 20.00 | 20.00 |  |  |  |  | 0 | 0 | 0 |"
         assert lines[3] == "| bit depth, 3 | 20.00 | 22.00 | 22.00 | 22.00 | 15.00 | bpda | 1.25 | 14.50 |  |  |  |"
         assert len(lines) == 3 + len(FAMILIES)
+
+    def test_who_attacks_the_restorer_alone_knows_all_there_is(self) -> None:
+        found = results(CHOSEN)
+        found.rows.append(row(BARE, {"attacked_restored": 15.5}))
+        line = purifier_tables.table(found, {"rows": []}, "val").splitlines()[2]
+        assert line == "| none | 20.00 | 20.00 | 20.00 | 20.00 | 20.00 | exact | 1.25 | 15.50 | 0 | 0 | 0 |"
 
     def test_the_figure_is_the_same_for_the_same_numbers(self) -> None:
         pytest.importorskip("matplotlib")

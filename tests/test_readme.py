@@ -108,6 +108,7 @@ def test_every_purifier_has_met_its_crops() -> None:
     results = read_results(ROOT / "results" / "purifiers.json")
     from udc_defense.evaluation.entry import rows_of
     from udc_defense.evaluation.purifier_suite import (
+        BARE,
         CHOSEN,
         EPSILONS,
         FAMILIES,
@@ -118,6 +119,7 @@ def test_every_purifier_has_met_its_crops() -> None:
 
     for purification in {p for candidates in FAMILIES.values() for p in candidates}:
         assert len(faced(results, purification, "val", 4.0)) == 36
+    assert len(rows_of(results, BARE, "heldout")) == 8
     for purification in CHOSEN.values():
         assert all(len(faced(results, purification, "heldout", eps)) == 44 for eps in EPSILONS)
         assert len(rows_of(results, knowing(purification), "heldout")) == 8

@@ -75,6 +75,7 @@ def _results(options: argparse.Namespace) -> int:
         finetuning_suite,
     )
     protocols = dict(zip(PROTOCOLS, suites, strict=True))
+    processes = "1 process" if options.workers == 1 else f"{options.workers} processes"
     for name in options.protocol or PROTOCOLS:
         given = options.scenes, options.crops
         jobs = list(protocols[name].jobs(*given, options.split, options.seed))
@@ -93,7 +94,7 @@ def _results(options: argparse.Namespace) -> int:
             seed=options.seed,
             protocol=protocols[name].describe(),
             versions=versions(),
-            hardware=f"{hardware(torch.device('cpu'))}, {options.workers} processes of 1 thread",
+            hardware=f"{hardware(torch.device('cpu'))}, {processes} of 1 thread",
             checkpoints=sums,
             rows=[row for key, row in rows.items() if key in every],
         )

@@ -25,6 +25,7 @@ CHOICE_EPS = 4.0
 LEVELS = (5, 10, 20, 30, 50, 100)
 MOST_STEPS = 10  # that an attacker differentiates; beyond, a surrogate of as many
 SEARCHED_STEPS = 2  # of such a surrogate, for C&W, which takes hundreds of gradients
+SEARCH: dict[str, Any] = {"steps": 20, "options": {"psnr": TARGET_PSNR}}  # steps of each of C&W's searches
 # The default sampler for the selection of a level, and the probe whose score selects.
 SELECTED = tuple(Purification("one_step", level, draws=8) for level in (5, 10, 15, 20, 30, 40, 50, 75, 100))
 PROBE = Purification("one_step", 50)
@@ -108,6 +109,9 @@ REPORTED = CHOSEN | {"one step × 8, level per photo": PER_PHOTO}
 WITHOUT_GRADIENT = ("bit_depth", "jpeg")
 
 
+BARE = Entry("C&W, no defence", "cw", SEARCH)
+
+
 def jobs(scenes: Path, crops: Path, split: str | None, seed: int) -> Iterator[Job]:
     """Cells of many purifiers that face the same attacked image; then those whose attack is made for one."""
     chosen = read_crops(crops, split)
@@ -121,7 +125,7 @@ def jobs(scenes: Path, crops: Path, split: str | None, seed: int) -> Iterator[Jo
             yield from _cells(val, scenes, _settings(eps, seed), selection)
     adaptive, different = [crop for crop in heldout if crop.adaptive], list(dict.fromkeys(CHOSEN.values()))
     yield from jobs_of([knowing(p) for p in different], adaptive, scenes, seed)
-    yield from jobs_of([smallest(p) for p in different], adaptive, scenes, seed)
+    yield from jobs_of([BARE, *(smallest(p) for p in different)], adaptive, scenes, seed)
 
 
 def _settings(eps: float, seed: int) -> Settings:
@@ -153,7 +157,7 @@ def smallest(purification: Purification) -> Entry:
         threat |= {"surrogate_steps": SEARCHED_STEPS, "resubmit": 0}
     if evaluations(purification) > 1:
         threat |= {"precision": "bfloat16"}
-    changes = EXACT | threat | {"steps": 20, "options": {"psnr": TARGET_PSNR}}
+    changes = EXACT | threat | SEARCH
     return Entry("C&W", "cw", changes, purification)
 
 

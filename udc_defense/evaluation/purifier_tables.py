@@ -9,6 +9,7 @@ from typing import Any
 from udc_defense.evaluation.entry import rows_of
 from udc_defense.evaluation.purification import DEFAULT, Purification
 from udc_defense.evaluation.purifier_suite import (
+    BARE,
     CHOICE_EPS,
     CHOSEN,
     EPSILONS,
@@ -21,7 +22,7 @@ from udc_defense.evaluation.purifier_suite import (
 from udc_defense.evaluation.runner import Results
 from udc_defense.evaluation.spine import mean
 
-ATTACKED = "defended_attacked"
+ATTACKED, UNDEFENDED = "defended_attacked", "attacked_restored"
 
 
 def grid_table(results: Results) -> str:
@@ -42,9 +43,7 @@ def table(results: Results, cost: dict[str, Any], split: str) -> str:
     knows = ("knows the defence, ε = 4", "how", "C&W needs δ of (1/255)", "and leaves")
     lines = _head("purifier", "clean", *attacks, *knows, "evaluations", "ms per MP", "peak MiB at ¼ MP")
     costs = {row["family"]: row for row in cost["rows"]}
-    bare = [faced(results, next(iter(CHOSEN.values())), split, eps) for eps in EPSILONS]
-    undefended = [f"{mean(rows, 'psnr', 'attacked_restored'):.2f}" for rows in bare]
-    lines.append(_line("none", f"{mean(bare[0], 'psnr', 'restored'):.2f}", *undefended, *[""] * 7))
+    lines.append(_undefended(results, split))
     for family, purification in REPORTED.items():
         rows = [faced(results, purification, split, eps) for eps in EPSILONS]
         if not all(rows):
@@ -60,7 +59,7 @@ def table(results: Results, cost: dict[str, Any], split: str) -> str:
                 *(f"{mean(found, 'psnr', ATTACKED):.2f}" for found in rows),
                 f"{mean(known, 'psnr', ATTACKED):.2f}" if known else "",
                 known[0]["threat"] if known else "",
-                *(_needed(searched) if searched else [""] * 2),
+                *(_needed(searched, ATTACKED) if searched else [""] * 2),
                 *(_spent(spent) if spent else [""] * 3),
             )
         )
@@ -114,10 +113,21 @@ def words(purification: Purification) -> str:
     return f"t* = {purification.noise_level}{guided}"
 
 
-def _needed(rows: list[dict[str, Any]]) -> list[str]:
-    """Size of C&W's δ, and what the defence, with noise of its own, makes of it."""
+def _undefended(results: Results, split: str) -> str:
+    """The line of no purifier: who attacks the restorer alone knows all there is."""
+    rows = [faced(results, next(iter(CHOSEN.values())), split, eps) for eps in EPSILONS]
+    searched = rows_of(results, BARE, split)
+    images = {row["image"] for row in searched}
+    adaptive = [row for row in rows[EPSILONS.index(CHOICE_EPS)] if row["image"] in images]
+    known = [f"{mean(adaptive, 'psnr', UNDEFENDED):.2f}", "exact", *_needed(searched, UNDEFENDED)] if searched else []
+    values = [f"{mean(found, 'psnr', UNDEFENDED):.2f}" for found in rows]
+    return _line("none", f"{mean(rows[0], 'psnr', 'restored'):.2f}", *values, *(known or [""] * 4), "0", "0", "0")
+
+
+def _needed(rows: list[dict[str, Any]], key: str) -> list[str]:
+    """Size of C&W's δ, and what the system, with noise of its own, makes of it."""
     size = median(row["search"]["delta_rms"] for row in rows)
-    return [f"{size:.2f}", f"{mean(rows, 'psnr', ATTACKED):.2f}"]
+    return [f"{size:.2f}", f"{mean(rows, 'psnr', key):.2f}"]
 
 
 def _spent(row: dict[str, Any]) -> list[str]:
