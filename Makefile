@@ -52,6 +52,7 @@ results: need-scenes $(STAMP) ## measure again what results/ holds, README and c
 	$(UDC) denoising $(ON_CROPS)
 	$(UDC) noise-level $(ON_CROPS)
 	$(UDC) generalisation $(ON_CROPS)
+	$(UDC) panels $(ON_CROPS) --runs runs/panels
 	$(PYTHON) -m udc_defense.evaluation.publish
 	$(UDC) results $(ON_CROPS) --protocol per_photo
 	$(UDC) cost --out results
@@ -64,6 +65,11 @@ ON_SCENES = --scenes "$(SCENES)" --crops "$(CROPS)" --panel axon20 --panel axon2
 # About half an hour each on one thread of a CPU.
 SHORT = --batch 1 --precision bf16 --resume
 
+# From the default restorer on. Those of runs/panels differ in the panels that they are shown, and are only compared.
+FURTHER = $(UDC) finetune default $(SHORT) --option log=1
+PURIFIED = --purifier-weights robust --option noise_levels=5,20
+PLAIN = $(FURTHER) --steps 1000 --recipe noisy --option noisy=0
+
 train-all: need-scenes $(STAMP) ## train the embedded networks again, or go on with it [SCENES=DIR CROPS=FILE]
 	$(UDC) train restorer $(ON_SCENES) --steps 9000 --precision bf16 --out runs/restorer --resume
 	$(UDC) train restorer $(ON_SCENES) --architecture nafnet --option width=12 --option encoder_blocks=[1,1,1,2] \
@@ -75,6 +81,14 @@ train-all: need-scenes $(STAMP) ## train the embedded networks again, or go on w
 	$(UDC) train purifier $(ON_SCENES) --steps 6500 --precision bf16 --out runs/purifier --resume
 	$(UDC) train guide $(ON_SCENES) --steps 3000 --out runs/guide --resume
 	$(UDC) train robust_purifier $(ON_SCENES) --steps 4000 --learning-rate 2e-4 --precision bf16 --out runs/robust --resume
+	$(FURTHER) --steps 3000 $(ON_SCENES) --recipe noisy --out runs/noisy
+	$(FURTHER) --steps 3000 $(ON_SCENES) --recipe purified $(PURIFIED) --out runs/purified
+	$(FURTHER) --steps 3000 $(ON_SCENES) --recipe adversarial --option attack_steps=3 --out runs/adversarial
+	$(FURTHER) --steps 3000 $(ON_SCENES) --recipe purified_adversarial $(PURIFIED) --option attack_steps=3 \
+	  --out runs/purified_adversarial
+	$(PLAIN) $(ON_SCENES) --out runs/panels/blind
+	for panel in axon20 toled poled; do \
+	  $(PLAIN) --scenes "$(SCENES)" --crops "$(CROPS)" --panel $$panel --out runs/panels/$$panel || exit 1; done
 
 screenshots: $(STAMP) ## the README's pictures of the demo, by Chromium: docs/*.png
 	$(PYTHON) benchmarks/screenshots.py

@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 from udc_defense.checkpoints import EMBEDDED, checksum
-from udc_defense.evaluation import publish
+from udc_defense.evaluation import panels, publish
 from udc_defense.evaluation.architecture_suite import NETWORKS
 from udc_defense.evaluation.runner import read_results
 
@@ -67,6 +67,12 @@ def test_tables_belong_to_the_embedded_weights(file: str) -> None:
     embedded = {name: value for name, value in sums.items() if "surrogate" not in name}
     assert embedded == {name: checksum(EMBEDDED / name.replace(" ", "/")) for name in embedded}
     assert "restorer default" in embedded
+
+
+def test_the_networks_of_one_panel_met_every_crop_of_val() -> None:
+    found = json.loads((ROOT / "results" / "panels.json").read_text(encoding="utf-8"))
+    assert Counter(row["condition"] for row in found["rows"]) == {c.words: 36 for c in panels.PLAIN}
+    assert {row["split"] for row in found["rows"]} == {"val"} and len(set(found["checkpoints"].values())) == 4
 
 
 def test_every_system_was_certified_on_every_crop() -> None:

@@ -25,6 +25,7 @@ from udc_defense.evaluation import (
     evaluation_tables,
     finetuning_tables,
     generalisation,
+    panels,
     purifier_comparison,
     purifier_tables,
     selection,
@@ -146,7 +147,10 @@ def _generalisation() -> dict[str, str]:
     """Of captures that training never drew."""
     results = _json("generalisation")
     found = {f"generalisation-{split}": generalisation.table(results, split) for split in SPLITS}
-    return found | {"generalisation-verdict": generalisation.verdict(results)}
+    return found | {
+        "generalisation-verdict": generalisation.verdict(results),
+        "panels": panels.table(_json("panels")),
+    }
 
 
 def verdict(results: Results) -> str:
