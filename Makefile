@@ -68,7 +68,8 @@ SHORT = --batch 1 --precision bf16 --resume
 # From the default restorer on. Those of runs/panels differ in the panels that they are shown, and are only compared.
 FURTHER = $(UDC) finetune default $(SHORT) --option log=1
 PURIFIED = --purifier-weights robust --option noise_levels=5,20
-PLAIN = $(FURTHER) --steps 1000 --recipe noisy --option noisy=0
+PLAIN = $(FURTHER) --recipe noisy --option noisy=0
+ON_ONE = --scenes "$(SCENES)" --crops "$(CROPS)" --panel
 
 train-all: need-scenes $(STAMP) ## train the embedded networks again, or go on with it [SCENES=DIR CROPS=FILE]
 	$(UDC) train restorer $(ON_SCENES) --steps 9000 --precision bf16 --out runs/restorer --resume
@@ -86,9 +87,12 @@ train-all: need-scenes $(STAMP) ## train the embedded networks again, or go on w
 	$(FURTHER) --steps 3000 $(ON_SCENES) --recipe adversarial --option attack_steps=3 --out runs/adversarial
 	$(FURTHER) --steps 3000 $(ON_SCENES) --recipe purified_adversarial $(PURIFIED) --option attack_steps=3 \
 	  --out runs/purified_adversarial
-	$(PLAIN) $(ON_SCENES) --out runs/panels/blind
+	$(PLAIN) --steps 1000 $(ON_SCENES) --out runs/panels/blind
 	for panel in axon20 toled poled; do \
-	  $(PLAIN) --scenes "$(SCENES)" --crops "$(CROPS)" --panel $$panel --out runs/panels/$$panel || exit 1; done
+	  $(PLAIN) --steps 1000 $(ON_ONE) $$panel --out runs/panels/$$panel || exit 1; done
+	$(PLAIN) --steps 6000 --learning-rate 2e-4 $(ON_ONE) axon20 --out runs/axon20
+	$(PLAIN) --steps 3000 --learning-rate 2e-4 $(ON_ONE) toled --out runs/toled
+	$(PLAIN) --steps 3000 --learning-rate 2e-4 $(ON_ONE) poled --out runs/poled
 
 screenshots: $(STAMP) ## the README's pictures of the demo, by Chromium: docs/*.png
 	$(PYTHON) benchmarks/screenshots.py

@@ -21,7 +21,7 @@ from safetensors.numpy import load_file, save_file
 from test_finetuning_suite import results as finetuned_results
 
 from udc_defense.checkpoints import EMBEDDED, WEIGHTS, embedded_names
-from udc_defense.evaluation import cards, finetuning_suite
+from udc_defense.evaluation import cards, finetuning_suite, generalisation
 from udc_defense.evaluation.runner import Results
 from udc_defense.models import KINDS
 
@@ -133,7 +133,13 @@ def other_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def other_results(more: float) -> cards.Measured:
     """Other scores on fewer crops; only what was set, and not measured, is as it was."""
     denoised = [moved(row, more=more) | {"noise_level": row["noise_level"]} for row in results("denoising")["rows"]]
-    return cards.Measured(other_rows("spine", more), {"rows": denoised}, other_rows("architectures", more))
+    unlike = results("generalisation")
+    rows = [
+        row | {"captured": row["captured"] + more, "restored": {name: v + more for name, v in row["restored"].items()}}
+        for row in unlike["rows"]
+    ]
+    architectures = other_rows("architectures", more)
+    return cards.Measured(other_rows("spine", more), {"rows": denoised}, architectures, unlike | {"rows": rows})
 
 
 def other_rows(file: str, more: float) -> Results:
@@ -161,8 +167,8 @@ def test_the_card_of_a_fine_tuned_restorer(tmp_path: Path, monkeypatch: pytest.M
     weights = Path(shutil.copytree(EMBEDDED / "restorer", tmp_path / "restorer")).parent
     folder = Path(shutil.copytree(weights / "restorer/default", weights / "restorer/purified_adversarial"))
     facts = json.loads((folder / "training.json").read_text())
-    recipe = {"recipe": "purified_adversarial", "perceptual": 0.01, "jitter": 0.05, "attacked": 0.5, "purified": 0.25}
-    recipe |= {"noise_levels": [5, 20], "eps_in_255ths": 8.0, "attack_steps": 3, "restorer": "0" * 64}
+    recipe = {"recipe": "purified_adversarial", "perceptual": 0.01, "jitter": 0.05, "log": 1, "attacked": 0.5}
+    recipe |= {"purified": 0.25, "noise_levels": [5, 20], "eps_in_255ths": 8.0, "attack_steps": 3, "restorer": "0" * 64}
     recipe |= {"backbone": None, "purifier": {"sampler": "one_step", "steps": 5, "draws": 1, "weights": "robust"}}
     facts |= {"finetuned_from": "default", "crop": 128, "finetuning": recipe}
     (folder / "training.json").write_text(json.dumps(facts))
@@ -172,11 +178,39 @@ def test_the_card_of_a_fine_tuned_restorer(tmp_path: Path, monkeypatch: pytest.M
     measured = dataclasses.replace(other_results(0.1), finetuning=found)
     text = cards.card("restorer", "purified_adversarial", measured)
     assert "udc-defense finetune default --recipe purified_adversarial --scenes DIR --crops FILE " in text
-    assert "--option noise_levels=5,20 --option attack_steps=3 --purifier one_step --purifier-weights robust" in text
+    assert "--option log=1 --option noise_levels=5,20 --option attack_steps=3 --purifier one_step " in text
+    assert " --purifier-weights robust " in text
     assert "| adversarially fine-tuned through the purifier | 28.00 | 22.25 |" in text and "| base network |" in text
     assert "L2 alone, without VGG19" in text and "noise_levels 5,20" in text and "{" not in text.split("---", 2)[2]
     index = ModelCard(text).data.eval_results
     assert index is not None and 22.25 in [entry.metric_value for entry in index]
+
+
+def test_the_card_of_a_restorer_of_one_panel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Beside the one of all panels on every kind of capture; the index is of its own panel."""
+    weights = Path(shutil.copytree(EMBEDDED / "restorer", tmp_path / "restorer")).parent
+    folder = Path(shutil.copytree(weights / "restorer/default", weights / "restorer/toled"))
+    facts = json.loads((folder / "training.json").read_text()) | {"finetuned_from": "default", "crop": 256}
+    recipe = {"recipe": "noisy", "perceptual": 0.01, "jitter": 0.05, "log": 1, "noisy": 0.0, "eps_in_255ths": 8.0}
+    facts |= {"panels": ["toled"], "finetuning": recipe | {"backbone": None, "purifier": None}}
+    (folder / "training.json").write_text(json.dumps(facts))
+    monkeypatch.setattr(cards, "EMBEDDED", weights)
+    rows = [
+        {"split": "heldout", "condition": c.words, "captured": 20.0, "restored": {"default": 22.0, "toled": value}}
+        for c in generalisation.CONDITIONS
+        for value in ((25.5, 26.5) if c.panel == "toled" else (19.0, 18.0))
+    ]
+    measured = dataclasses.replace(other_results(0.1), generalisation={"command": "udc-defense again", "rows": rows})
+    text = cards.card("restorer", "toled", measured)
+    assert "| toled | 20.00 | +2.00 | +6.00 |" in text and "| poled | 20.00 | +2.00 | -1.50 (2 of 2 worse) |" in text
+    command = re.findall("`(udc-defense finetune .*)`", text)[0]
+    assert "finetune default --recipe noisy --scenes DIR --crops FILE --option log=1 --option noisy=0 --size" in command
+    assert "--panel toled" in command and command.endswith("--out runs/toled")
+    index = ModelCard(text).data.eval_results
+    assert index is not None and [(e.metric_name, e.metric_value) for e in index] == [
+        ("PSNR (dB), captured", 20.0),
+        ("PSNR (dB), restored", 26.0),
+    ]
 
 
 def settings() -> set[str]:

@@ -19,6 +19,7 @@ from udc_defense.imaging import inverse_tone_map
 from udc_defense.metrics import psnr
 from udc_defense.noise import seeded
 
+OWN = {"axon20": 48.0, "toled": 49.0, "poled": 50.0}
 SCENE = inverse_tone_map(inside(1, 3, 64, 64).float())
 
 
@@ -63,12 +64,13 @@ def test_the_table_counts_what_became_worse() -> None:
 @pytest.mark.parametrize(("lost", "words"), [(0.0, "on none does it fall"), (19.0, "it falls on: two stops darker.")])
 def test_the_verdict_names_where_it_fails(lost: float, words: str) -> None:
     rows = [
-        {"split": "heldout", "condition": c.words, "captured": 20.0, "restored": {"default": 25.0 + i}}
+        {"split": "heldout", "condition": c.words, "captured": 20.0, "restored": {"default": 25.0 + i} | OWN}
         for i, c in enumerate(CONDITIONS)
     ]
-    rows[8]["restored"] = {"default": 33.0 - lost}
+    rows[8]["restored"] = {"default": 33.0 - lost} | OWN
     text = verdict({"rows": rows})
     assert "gains 5.0 dB (`axon20`; 15.0 dB on `toled`, 16.0 dB on `poled`)" in text and words in text
+    assert text.endswith(" gains 28.0 dB on `axon20`, 29.0 dB on `toled`, 30.0 dB on `poled`.")
     assert "On 9 kinds" in text and "to 14.0 dB (two stops brighter)" in text
 
 

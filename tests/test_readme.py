@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 from udc_defense.checkpoints import EMBEDDED, checksum
-from udc_defense.evaluation import panels, publish
+from udc_defense.evaluation import generalisation, publish
 from udc_defense.evaluation.architecture_suite import NETWORKS
 from udc_defense.evaluation.runner import read_results
 
@@ -71,7 +71,7 @@ def test_tables_belong_to_the_embedded_weights(file: str) -> None:
 
 def test_the_networks_of_one_panel_met_every_crop_of_val() -> None:
     found = json.loads((ROOT / "results" / "panels.json").read_text(encoding="utf-8"))
-    assert Counter(row["condition"] for row in found["rows"]) == {c.words: 36 for c in panels.PLAIN}
+    assert Counter(row["condition"] for row in found["rows"]) == {c.words: 36 for c in generalisation.PLAIN}
     assert {row["split"] for row in found["rows"]} == {"val"} and len(set(found["checkpoints"].values())) == 4
 
 

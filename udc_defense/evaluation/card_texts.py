@@ -126,6 +126,16 @@ for _name, (_shown, _paper) in FINETUNED.items():
         "crops:\n\n{finetuned-known}\n\nThe other recipes stand in the same tables among the repository's results.",
         "citation": f"{PURIFICATION}, and {ARXIV.format(_paper)}" if _paper != PAPER else PURIFICATION,
     }
+# Restorers of one panel, which bear its name.
+PANELS = ("axon20", "toled", "poled")
+for _name in PANELS:
+    OTHERS[f"restorer/{_name}"] = {
+        "purpose": f"The restorer `default` trained on for captures of the panel `{_name}` alone.",
+        "loss": "{recipe_loss}.",
+        "measured": "What it adds to held-out captures of 256², in dB of PSNR, beside `default`, which knows three "
+        "panels; and how many captures each makes worse. Made by {made}\n\n{unlike}",
+        "limits": f"Of little use on captures of other panels. {TEXTS['restorer']['limits']}",
+    }
 # Restorers that are there to be compared, by the paper of their architecture.
 COMPARED = {"nafnet": "2204.04676", "de_unet": "2003.04857", "udc_unet": "2209.01809", "uformer": "2106.03106"}
 for _name, _paper in COMPARED.items():

@@ -10,13 +10,14 @@ import json
 import shlex
 from collections import Counter
 from dataclasses import dataclass
+from statistics import fmean
 from typing import Any
 
 from huggingface_hub import EvalResult, ModelCardData
 
 from udc_defense.checkpoints import EMBEDDED
-from udc_defense.evaluation import architecture_suite, finetuning_suite, finetuning_tables, spine
-from udc_defense.evaluation.card_texts import CARD, COMPARED, FINETUNED, OTHERS, TEXTS
+from udc_defense.evaluation import architecture_suite, finetuning_suite, finetuning_tables, generalisation, spine
+from udc_defense.evaluation.card_texts import CARD, COMPARED, FINETUNED, OTHERS, PANELS, TEXTS
 from udc_defense.evaluation.entry import rows_of
 from udc_defense.evaluation.purification import DEFAULT, DIFFUSION, Purification
 from udc_defense.evaluation.runner import CENTRE, Results
@@ -40,12 +41,14 @@ class Measured:
         spine: results of that protocol.
         denoising: what `results/denoising.json` holds.
         architectures: results of that protocol.
+        generalisation: what `results/generalisation.json` holds.
         finetuning: results of that protocol, if it was measured.
     """
 
     spine: Results
     denoising: dict[str, Any]
     architectures: Results
+    generalisation: dict[str, Any]
     finetuning: Results | None = None
 
 
@@ -71,6 +74,10 @@ def card(kind: str, name: str, measured: Measured) -> str:
         facts |= _finetuned_tables(measured.finetuning, name) | {"recipe_loss": _loss_words(training)}
         rows = rows_of(measured.finetuning, finetuning_suite.unknowing(name, finetuning_suite.CHOICE_EPS), "heldout")
         index = _restoration(rows, UNDEFENDED + DEFENDED)
+    if kind == "restorer" and name in PANELS:
+        facts |= {"recipe_loss": _loss_words(training), "made": f"`{measured.generalisation['command']}`."}
+        facts["unlike"] = generalisation.table(measured.generalisation, "heldout", networks=("default", name))
+        index = _panel_scores(measured.generalisation, name)
     facts["timesteps"] = details.config.get("scheduler.num_train_timesteps")
     own = OTHERS.get(f"{kind}/{name}", {})
     texts = {key: text.format_map(facts) for key, text in ({"trained_by": kind} | TEXTS[kind] | own).items()}
@@ -97,7 +104,7 @@ def _command(trained_by: str, name: str, training: dict[str, Any]) -> str:
     flags = [("panel", panel) for panel in training["panels"]] + list(settings.items())
     run, command = trained_by, f"train {trained_by}"
     if "finetuning" in training:
-        command = f"finetune {training['finetuned_from']} --recipe {trained_by}"
+        run, command = name, f"finetune {training['finetuned_from']} --recipe {training['finetuning']['recipe']}"
         flags = [*_recipe_flags(training["finetuning"]), ("size", training["crop"]), *flags]
     if "architecture" in training:
         run = name
@@ -222,6 +229,27 @@ def _restoration(rows: list[dict[str, Any]], keys: tuple[str, ...]) -> list[Eval
         )
         for metric, digits in DIGITS.items()
         for key in keys
+    ]
+
+
+def _panel_scores(results: dict[str, Any], name: str) -> list[EvalResult]:
+    """Of the network of one panel, on captures of that panel."""
+    (own,) = (condition.words for condition in generalisation.PLAIN if condition.panel == name)
+    rows = [row for row in results["rows"] if (row["split"], row["condition"]) == ("heldout", own)]
+    scores = {"captured": [row["captured"] for row in rows], "restored": [row["restored"][name] for row in rows]}
+    return [
+        EvalResult(
+            task_type="image-to-image",
+            task_name="Restoration",
+            dataset_type="simulated-under-display-captures",
+            dataset_name=f"Simulated captures, panel {name}",
+            dataset_split="heldout",
+            dataset_args={"crops": len(rows)},
+            metric_type="psnr",
+            metric_name=f"{UNITS['psnr']}, {key}",
+            metric_value=round(fmean(values), DIGITS["psnr"]),
+        )
+        for key, values in scores.items()
     ]
 
 

@@ -73,6 +73,10 @@ CONDITIONS = (
 )
 
 
+# The panels as they are.
+PLAIN = tuple(condition for condition in CONDITIONS if condition == Condition(condition.words, panel=condition.panel))
+
+
 class Generalisation:
     """The measurement.
 
@@ -132,9 +136,11 @@ def _score(image: Tensor, clean: Tensor) -> float:
     return round(float(psnr(image, clean)), 4)
 
 
-def table(results: dict[str, Any], split: str, conditions: Sequence[Condition] = CONDITIONS) -> str:
+def table(
+    results: dict[str, Any], split: str, conditions: Sequence[Condition] = CONDITIONS, networks: Sequence[str] = ()
+) -> str:
     """Markdown: mean PSNR of captures, and what each network adds to it; how many captures it makes worse."""
-    names = list(results["rows"][0]["restored"])
+    names = networks or list(results["rows"][0]["restored"])
     lines = ["| captures | capture (dB) | " + " | ".join(names) + " |", "|---" * (2 + len(names)) + "|"]
     for condition in conditions:
         rows = [row for row in results["rows"] if (row["split"], row["condition"]) == (split, condition.words)]
@@ -148,20 +154,22 @@ def verdict(results: dict[str, Any], split: str = "heldout", name: str = "defaul
     """What a restorer gains least and most on, and whether it makes any kind worse than the capture."""
     rows = [row for row in results["rows"] if row["split"] == split]
 
-    def gain(condition: Condition) -> float:
+    def gain(condition: Condition, network: str = name) -> float:
         found = [row for row in rows if row["condition"] == condition.words]
-        return fmean(row["restored"][name] - row["captured"] for row in found)
+        return fmean(row["restored"][network] - row["captured"] for row in found)
 
     as_it_is, *others = CONDITIONS
     unseen = {c.words: gain(c) for c in others if c.panel == as_it_is.panel}
     least, most = (choose(unseen, key=lambda words: unseen[words]) for choose in (min, max))
     worse = ", ".join(words for words, value in unseen.items() if value < 0)
     panels = ", ".join(f"{gain(c):.1f} dB on `{c.panel}`" for c in others if c.words not in unseen)
+    own = ", ".join(f"{gain(c, c.panel):.1f} dB on `{c.panel}`" for c in PLAIN)
     return (
         f"On captures like those of its training the default restorer gains {gain(as_it_is):.1f} dB (`axon20`; "
         f"{panels}). On {len(unseen)} kinds that training never drew it gains {unseen[least]:.1f} dB ({least}) to "
         f"{unseen[most]:.1f} dB ({most}) on average; "
         + (f"below the capture it falls on: {worse}." if worse else "on none does it fall below the capture.")
+        + f" A restorer of that panel alone gains {own}."
     )
 
 

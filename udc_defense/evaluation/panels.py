@@ -9,9 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from udc_defense.evaluation import generalisation
-from udc_defense.evaluation.generalisation import CONDITIONS, Condition, Generalisation
+from udc_defense.evaluation.generalisation import PLAIN, Generalisation
 
-PLAIN = tuple(condition for condition in CONDITIONS if condition == Condition(condition.words, panel=condition.panel))
 BLIND = "blind"
 SPLIT = "val"  # it is a choice
 

@@ -176,7 +176,8 @@ def verdict(results: Results) -> str:
 
 def _measured() -> cards.Measured:
     finetuned = _results("finetuning") if _is_measured("finetuning") else None
-    return cards.Measured(_results("spine"), _json("denoising"), _results("architectures"), finetuned)
+    others = _json("denoising"), _results("architectures"), _json("generalisation")
+    return cards.Measured(_results("spine"), *others, finetuned)
 
 
 def _checkpoints() -> str:
@@ -185,10 +186,11 @@ def _checkpoints() -> str:
         for name in embedded_names(kind):
             (details,) = show_models(str(EMBEDDED / kind / name))
             model, facts = details.model, details.training
+            origin = f"from `{facts['finetuned_from']}` on: " if "finetuned_from" in facts else ""
             lines.append(
                 f"| {kind} `{name}` | {model.bytes:,} | {model.parameters / 1e6:.1f} M | {facts['steps']:,} "
                 f"| {facts['seconds'] / 60:.0f} min, {facts['threads']} thread "
-                f"| {facts['scenes']} scenes, {cards.panel_shares(facts['panels'])} |"
+                f"| {origin}{facts['scenes']} scenes, {cards.panel_shares(facts['panels'])} |"
             )
     return "\n".join(lines)
 
