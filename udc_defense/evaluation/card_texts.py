@@ -131,7 +131,7 @@ PANELS = ("axon20", "toled", "poled")
 for _name in PANELS:
     OTHERS[f"restorer/{_name}"] = {
         "purpose": f"The restorer `default` trained on for captures of the panel `{_name}` alone.",
-        "loss": "{recipe_loss}.",
+        "loss": "mean logarithm of each crop's squared error.",
         "measured": "What it adds to held-out captures of 256², in dB of PSNR, beside `default`, which knows three "
         "panels; and how many captures each makes worse. Made by {made}\n\n{unlike}",
         "limits": f"Of little use on captures of other panels. {TEXTS['restorer']['limits']}",

@@ -75,7 +75,7 @@ def card(kind: str, name: str, measured: Measured) -> str:
         rows = rows_of(measured.finetuning, finetuning_suite.unknowing(name, finetuning_suite.CHOICE_EPS), "heldout")
         index = _restoration(rows, UNDEFENDED + DEFENDED)
     if kind == "restorer" and name in PANELS:
-        facts |= {"recipe_loss": _loss_words(training), "made": f"`{measured.generalisation['command']}`."}
+        facts["made"] = f"`{measured.generalisation['command']}`."
         facts["unlike"] = generalisation.table(measured.generalisation, "heldout", networks=("default", name))
         index = _panel_scores(measured.generalisation, name)
     facts["timesteps"] = details.config.get("scheduler.num_train_timesteps")
