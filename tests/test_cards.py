@@ -123,7 +123,7 @@ def other_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     weights = Path(shutil.copytree(EMBEDDED, tmp_path / "weights"))
     for path in weights.rglob(WEIGHTS):
         save_file({"layer": np.zeros((7, len(path.parts)), np.float16)}, path)
-    words = {"remark": "Nothing.", "torch": "9.9", "panels": ["poled"] * 4 + ["toled"] * 2 + ["axon20"]}
+    words = {"remark": "Nothing.", "torch": "9.9", "panels": ["poled"] * 9 + ["toled"] * 2 + ["axon20"]}
     for path in (*weights.rglob("training.json"), *weights.rglob("scheduler_config.json")):
         facts = json.loads(path.read_text())
         path.write_text(json.dumps(moved(facts) | {key: words[key] for key in facts.keys() & words.keys()}))
