@@ -7,12 +7,13 @@ with everything that is known of it, the others are the PSNR of its answers to t
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Any
 
 from torch import Tensor
 
-from udc_defense.attacks import ATTACKS
+from udc_defense.attacks import ATTACKS, AttackResult
 from udc_defense.attacks.lpips import load_lpips
 from udc_defense.defense import Defense
 from udc_defense.evaluation import case, overhead
@@ -21,7 +22,7 @@ from udc_defense.evaluation.degradations import DEGRADATIONS
 from udc_defense.evaluation.entry import Entry
 from udc_defense.evaluation.protocol import Protocol, applies, defense_name, threat_of
 from udc_defense.evaluation.purification import Purification
-from udc_defense.evaluation.runner import Cell, Job, Photo, key_of, restorer_of
+from udc_defense.evaluation.runner import Cell, Job, Photo, key_of, prepared, restorer_of
 from udc_defense.metrics import METRICS, psnr
 from udc_defense.noise import seeded
 from udc_defense.precision import Precision
@@ -102,8 +103,8 @@ class Task(Job):
         if self.made_on is None:
             super().attack(defense, result)
             return
-        super().attack(Defense(restorer_of(self.made_on, self.device)), result)
-        case.place(defense, result, result.images["attacked_input"])
+        attacked, result.search = _attacked(replace(self, restorer=self.made_on, made_on=None))
+        case.place(defense, result, attacked)
 
     def rows(self, purification: Purification | None, result: case.Result) -> list[Row]:
         """One per draw."""
@@ -124,6 +125,13 @@ class Task(Job):
             for draw in range(self.cell.settings.resubmit if purification else 0)
         ]
         return [identity | {"draw": draw} | found for draw, found in enumerate((first, *answers))]
+
+
+@lru_cache(maxsize=128)
+def _attacked(task: Task) -> tuple[Tensor, AttackResult | None]:
+    """What a task's attack makes of its image and finds out; once for all the restorers that it is shown to."""
+    result = prepared(Defense(restorer_of(task.restorer, task.device)), task)
+    return result.images["attacked_input"], result.search
 
 
 def centre(image: Tensor, size: int) -> Tensor:
