@@ -45,10 +45,14 @@ format: $(STAMP) ## format the code and mend what lint can
 
 ON_CROPS = --scenes "$(SCENES)" --crops "$(CROPS)" --out results
 
+# Each restorer on captures of a panel that it knows.
+PAPER = $(UDC) evaluate --preset paper --scenes "$(SCENES)" --crops "$(CROPS)" --split heldout --precision bfloat16
+OF_AXON20 = default adversarial purified_adversarial axon20 nafnet purified noisy de_unet uformer udc_unet
+
 # The purifier that chooses a level for each photo is calibrated by what is measured before it.
 results: need-scenes $(STAMP) ## measure again what results/ holds, README and cards too [SCENES=DIR CROPS=FILE]
 	$(UDC) results $(ON_CROPS) --protocol spine --protocol attacks --protocol detection --protocol purifiers \
-	  --protocol architectures
+	  --protocol architectures --protocol finetuning
 	$(UDC) denoising $(ON_CROPS)
 	$(UDC) noise-level $(ON_CROPS)
 	$(UDC) generalisation $(ON_CROPS)
@@ -58,6 +62,9 @@ results: need-scenes $(STAMP) ## measure again what results/ holds, README and c
 	$(UDC) cost --out results
 	$(UDC) ducd $(ON_CROPS) --run runs/ducd --precision bf16
 	$(UDC) certification $(ON_CROPS) --surrogate runs/ducd/surrogate
+	$(PAPER) --panel axon20 $(addprefix --restorer ,$(OF_AXON20)) --out results/evaluation/axon20
+	$(PAPER) --panel toled --restorer toled --out results/evaluation/toled
+	$(PAPER) --panel poled --restorer poled --out results/evaluation/poled
 	$(PYTHON) -m udc_defense.evaluation.publish
 
 ON_SCENES = --scenes "$(SCENES)" --crops "$(CROPS)" --panel axon20 --panel axon20 --panel toled --panel poled

@@ -139,17 +139,18 @@ def other_results(more: float) -> cards.Measured:
         for row in unlike["rows"]
         if zlib.crc32(row["image"].encode()) % 4 == quarter
     ]
-    architectures = other_rows("architectures", more)
-    return cards.Measured(other_rows("spine", more), {"rows": denoised}, architectures, unlike | {"rows": rows})
+    spine, architectures, finetuned = (other_rows(name, more) for name in ("spine", "architectures", "finetuning"))
+    return cards.Measured(spine, {"rows": denoised}, architectures, unlike | {"rows": rows}, finetuned, {})
 
 
 def other_rows(file: str, more: float) -> Results:
-    """Of another run of a protocol."""
-    rows = [
-        row | {name: moved(row[name], more=more) for name in ("psnr", "ssim")}
-        for row in results(file)["rows"]
-        if zlib.crc32(row["image"].encode()) % 4
-    ]
+    """Of another run of a protocol, in which each restorer has changed by a factor of its own."""
+    rows = []
+    for row in results(file)["rows"]:
+        if zlib.crc32(row["image"].encode()) % 4:
+            own = more + zlib.crc32(row.get("restorer", "").encode()) % 10 / 50
+            scores = ("psnr", "ssim", "search")
+            rows.append(row | {name: moved(row[name], more=own) for name in scores if name in row})
     made = {"seed": 77, "versions": {"torch": "9.9"}, "hardware": "another machine", "rows": rows}
     return Results(**results(file) | made)
 
@@ -166,7 +167,9 @@ def test_no_number_is_typed_by_hand(kind: str, name: str, other_weights: None) -
 def test_the_card_of_a_fine_tuned_restorer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What it comes from, the recipe with what differs from its defaults, and its rows beside the base network's."""
     weights = Path(shutil.copytree(EMBEDDED / "restorer", tmp_path / "restorer")).parent
-    folder = Path(shutil.copytree(weights / "restorer/default", weights / "restorer/purified_adversarial"))
+    folder = Path(
+        shutil.copytree(weights / "restorer/default", weights / "restorer/purified_adversarial", dirs_exist_ok=True)
+    )
     facts = json.loads((folder / "training.json").read_text())
     recipe = {"recipe": "purified_adversarial", "perceptual": 0.01, "jitter": 0.05, "log": 1, "attacked": 0.5}
     recipe |= {"purified": 0.25, "noise_levels": [5, 20], "eps_in_255ths": 8.0, "attack_steps": 3, "restorer": "0" * 64}

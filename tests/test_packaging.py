@@ -158,6 +158,18 @@ def test_no_path_of_one_machine_is_tracked() -> None:
     assert found == []
 
 
+def left_out() -> list[Path]:
+    """Folders of the package that the wheel is built without."""
+    tool = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]
+    return [ROOT / path for path in tool["hatch"]["build"]["targets"]["wheel"]["exclude"]]
+
+
+def test_the_readme_names_what_the_wheel_lacks() -> None:
+    *names, last = sorted(folder.name for folder in left_out() if folder.is_dir())
+    words = f"without the restorers {', '.join(f'`{name}`' for name in names)} and `{last}`"
+    assert words in (ROOT / "README.md").read_text(encoding="utf-8") and len(names) + 1 == len(left_out())
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_wheel_works_outside_the_checkout(tmp_path: Path) -> None:
@@ -169,6 +181,7 @@ def test_wheel_works_outside_the_checkout(tmp_path: Path) -> None:
     assert wheel.stat().st_size < 60e6
 
     weights = [path for path in (PACKAGE / "weights").rglob("*") if path.suffix in (".safetensors", ".json")]
+    weights = [path for path in weights if not any(folder in path.parents for folder in left_out())]
     assert any(path.suffix == ".safetensors" for path in weights)
     with zipfile.ZipFile(wheel) as archive:
         names = set(archive.namelist())

@@ -14,8 +14,9 @@ import pytest
 from PIL import Image
 
 from udc_defense.checkpoints import EMBEDDED, checksum
-from udc_defense.evaluation import generalisation, publish
+from udc_defense.evaluation import finetuning_suite, generalisation, publish
 from udc_defense.evaluation.architecture_suite import NETWORKS
+from udc_defense.evaluation.entry import rows_of
 from udc_defense.evaluation.runner import read_results
 
 ROOT = Path(__file__).parents[1]
@@ -53,6 +54,7 @@ def test_published_numbers_are_those_of_the_results_files(capsys: pytest.Capture
         ("detection", ["restorer default", "purifier robust"]),
         ("purifiers", ["restorer default", "purifier default", "purifier robust", "guide default"]),
         ("per_photo", ["restorer default", "purifier default"]),
+        ("finetuning", [*(f"restorer {name}" for name in sorted(finetuning_suite.NETWORKS)), "purifier robust"]),
         ("architectures", [*(f"restorer {name}" for name in NETWORKS), "purifier default", "purifier robust"]),
     ],
 )
@@ -103,7 +105,6 @@ def test_every_crop_of_the_protocol_has_its_rows() -> None:
 def test_every_attack_has_met_every_crop() -> None:
     results = read_results(ROOT / "results" / "attacks.json")
     from udc_defense.evaluation.attack_suite import ADAPTIVE, OBLIVIOUS
-    from udc_defense.evaluation.entry import rows_of
 
     for split, crops in (("val", 36), ("heldout", 44)):
         assert all(len(rows_of(results, entry, split)) == crops for entry in OBLIVIOUS)
@@ -112,7 +113,6 @@ def test_every_attack_has_met_every_crop() -> None:
 
 def test_every_purifier_has_met_its_crops() -> None:
     results = read_results(ROOT / "results" / "purifiers.json")
-    from udc_defense.evaluation.entry import rows_of
     from udc_defense.evaluation.purifier_suite import (
         BARE,
         CHOSEN,
@@ -142,7 +142,6 @@ def test_the_purifiers_on_heldout_are_the_best_of_their_families_on_val() -> Non
 def test_every_architecture_has_met_every_crop() -> None:
     results = read_results(ROOT / "results" / "architectures.json")
     from udc_defense.evaluation.architecture_suite import EPSILONS, unknowing_rows
-    from udc_defense.evaluation.entry import rows_of
     from udc_defense.evaluation.finetuning_suite import knowing
 
     for network in NETWORKS:
@@ -152,7 +151,6 @@ def test_every_architecture_has_met_every_crop() -> None:
 
 def test_the_purifier_with_a_level_per_photo_has_met_every_crop() -> None:
     results = read_results(ROOT / "results" / "per_photo.json")
-    from udc_defense.evaluation.entry import rows_of
     from udc_defense.evaluation.per_photo_suite import AWARE, OBLIVIOUS
     from udc_defense.evaluation.purifier_suite import PER_PHOTO, smallest
 
@@ -160,3 +158,15 @@ def test_the_purifier_with_a_level_per_photo_has_met_every_crop() -> None:
         assert all(len(rows_of(results, entry, split)) == crops for entry in OBLIVIOUS)
         assert all(len(rows_of(results, entry, split)) == 8 for entry in AWARE)
     assert len(rows_of(results, smallest(PER_PHOTO), "heldout")) == 8
+
+
+def test_every_fine_tuned_restorer_has_met_every_crop() -> None:
+    results = read_results(ROOT / "results" / "finetuning.json")
+    own = finetuning_suite
+    for network in own.NETWORKS:
+        dear = [make(network) for make in (own.features, own.smallest, own.queries)]
+        dear += [own.knowing(network, eps) for eps in (2.0, 4.0, 8.0)]
+        assert len(rows_of(results, own.unknowing(network, own.CHOICE_EPS), "val")) == 36
+        assert len(rows_of(results, own.knowing(network, own.CHOICE_EPS), "val")) == 8
+        assert all(len(rows_of(results, own.unknowing(network, eps), "heldout")) == 44 for eps in own.EPSILONS)
+        assert all(len(rows_of(results, entry, "heldout")) == 8 for entry in dear)

@@ -18,6 +18,7 @@ from udc_defense.evaluation import (
     certification_suite,
     detection_suite,
     ducd_tables,
+    evaluation_tables,
     finetuning_tables,
     generalisation,
     publish,
@@ -26,6 +27,7 @@ from udc_defense.evaluation import (
     spine,
 )
 from udc_defense.evaluation.runner import Results, read_results
+from udc_defense.optics import PANELS
 
 NOT_HERE = "This installation has no `results/`; the repository has them, with the command that measures them again."
 SPLITS = [("Held-out photos, measured once", "heldout"), ("Validation photos, on which choices were made", "val")]
@@ -122,7 +124,8 @@ def _finetuned(path: Path) -> str:
     known = "\n\nThe attacker who knows all there is:\n\n".join(
         (finetuning_tables.table(compared), finetuning_tables.adaptive_table(compared))
     )
-    return f"{finetuning_tables.verdict(compared)}\n\n{known}\n\n{_made(compared)}"
+    told = f"{finetuning_tables.winner(compared)} {finetuning_tables.verdict(compared)}"
+    return f"{told}\n\n{known}\n\n{_made(compared)}"
 
 
 @cache
@@ -130,6 +133,14 @@ def _architectures(path: Path) -> str:
     compared = read_results(path)
     told = architecture_suite.verdict(compared), architecture_suite.table(compared), _made(compared)
     return "\n\n".join(told)
+
+
+@cache
+def _evaluated(*paths: Path) -> str:
+    summaries = {path.parent.name: json.loads(path.read_text(encoding="utf-8")) for path in paths}
+    told = evaluation_tables.verdict(summaries), evaluation_tables.headline_table(summaries)
+    transferred = "PGD-20 made on one restorer, shown to another (`axon20`, nothing defended):"
+    return "\n\n".join((*told, transferred, evaluation_tables.transfer_table(summaries)))
 
 
 @cache
@@ -156,7 +167,8 @@ MORE: dict[str, tuple[Callable[..., str], tuple[str, ...]]] = {
     "Every attack": (_attacks, ("attacks",)),
     "Every purifier": (_purifiers, ("purifiers", "per_photo", "cost")),
     "Fine-tuned restorers": (_finetuned, ("finetuning",)),
-    "Other restorers": (_architectures, ("architectures",)),
+    "Other architectures": (_architectures, ("architectures",)),
+    "Every restorer": (_evaluated, tuple(f"evaluation/{panel}/summary" for panel in PANELS)),
     "Other optics": (_optics, ("generalisation",)),
     "Certified bounds": (_guarantees, ("certification", "ducd")),
     "The detector": (_detector, ("detection",)),

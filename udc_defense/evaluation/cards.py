@@ -16,8 +16,15 @@ from typing import Any
 from huggingface_hub import EvalResult, ModelCardData
 
 from udc_defense.checkpoints import EMBEDDED
-from udc_defense.evaluation import architecture_suite, finetuning_suite, finetuning_tables, generalisation, spine
-from udc_defense.evaluation.card_texts import CARD, COMPARED, FINETUNED, OTHERS, PANELS, TEXTS
+from udc_defense.evaluation import (
+    architecture_suite,
+    evaluation_tables,
+    finetuning_suite,
+    finetuning_tables,
+    generalisation,
+    spine,
+)
+from udc_defense.evaluation.card_texts import CARD, COMPARED, EVALUATED, FINETUNED, OTHERS, PANELS, TEXTS
 from udc_defense.evaluation.entry import rows_of
 from udc_defense.evaluation.purification import DEFAULT, DIFFUSION, Purification
 from udc_defense.evaluation.runner import CENTRE, Results
@@ -42,14 +49,16 @@ class Measured:
         denoising: what `results/denoising.json` holds.
         architectures: results of that protocol.
         generalisation: what `results/generalisation.json` holds.
-        finetuning: results of that protocol, if it was measured.
+        finetuning: results of that protocol.
+        evaluation: summaries of `evaluate --preset paper`, by panel.
     """
 
     spine: Results
     denoising: dict[str, Any]
     architectures: Results
     generalisation: dict[str, Any]
-    finetuning: Results | None = None
+    finetuning: Results
+    evaluation: evaluation_tables.Summaries
 
 
 def card(kind: str, name: str, measured: Measured) -> str:
@@ -70,7 +79,6 @@ def card(kind: str, name: str, measured: Measured) -> str:
         rows = architecture_suite.unknowing_rows(measured.architectures, name)
         index = _restoration(rows, UNDEFENDED + DEFENDED)
     if kind == "restorer" and name in FINETUNED:
-        assert measured.finetuning is not None
         facts |= _finetuned_tables(measured.finetuning, name) | {"recipe_loss": _loss_words(training)}
         rows = rows_of(measured.finetuning, finetuning_suite.unknowing(name, finetuning_suite.CHOICE_EPS), "heldout")
         index = _restoration(rows, UNDEFENDED + DEFENDED)
@@ -81,6 +89,8 @@ def card(kind: str, name: str, measured: Measured) -> str:
     facts["timesteps"] = details.config.get("scheduler.num_train_timesteps")
     own = OTHERS.get(f"{kind}/{name}", {})
     texts = {key: text.format_map(facts) for key, text in ({"trained_by": kind} | TEXTS[kind] | own).items()}
+    if kind == "restorer" and measured.evaluation:
+        texts["measured"] += EVALUATED.format(evaluation_tables.headline_table(measured.evaluation, name))
     told = {
         "front": _front(kind, name, texts["pipeline"], index),
         "kind": kind,

@@ -1,21 +1,26 @@
-"""What `evaluate --preset paper` found for the embedded restorers, from the summary of its run."""
+"""What `evaluate --preset paper` found for the embedded restorers, from the summaries of its runs, one per panel."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from udc_defense.threats import KINDS
 
 NONE = "none"
 UDC = "udc"
+# Every restorer meets the captures of this panel, but those that know another one alone.
+COMMON = "axon20"
 
 Summary = dict[str, Any]
+Summaries = Mapping[str, Summary]  # by panel
 
 
-def headline_table(summary: Summary) -> str:
-    """Markdown: each restorer, alone and behind each defence, under the worst attack of either kind."""
+def headline_table(summaries: Summaries, restorer: str | None = None) -> str:
+    """Markdown: each restorer, or one, alone and behind each defence, under the worst attack of either kind."""
     columns = [
         "restorer",
+        "panel",
         "defence",
         "capture",
         "clean",
@@ -25,40 +30,47 @@ def headline_table(summary: Summary) -> str:
         "crops",
     ]
     lines = ["| " + " | ".join(columns) + " |", "|---" * len(columns) + "|"]
-    sides = {_target(entry): entry for entry in summary["oblivious_and_adaptive"]}
-    for entry in _targets(summary):
-        side = sides[_target(entry)]
-        cells = [f"{entry[name]['mean']:.2f}" for name in ("captured", "clean", "noise")]
-        cells += [_worst(side[name]) for name in ("oblivious", "adaptive")]
-        cells.append(str(entry["psnr"]["images"]))
-        lines.append("| " + " | ".join([entry["restorer"], entry["defense"], *cells]) + " |")
+    for panel, summary in summaries.items():
+        sides = {_target(entry): entry for entry in summary["oblivious_and_adaptive"]}
+        for entry in _targets(summary):
+            if restorer not in (None, entry["restorer"]):
+                continue
+            side = sides[_target(entry)]
+            cells = [f"{entry[name]['mean']:.2f}" for name in ("captured", "clean", "noise")]
+            cells += [_worst(side[name]) for name in ("oblivious", "adaptive")]
+            cells.append(str(entry["psnr"]["images"]))
+            lines.append("| " + " | ".join([f"`{entry['restorer']}`", panel, entry["defense"], *cells]) + " |")
     return "\n".join(lines)
 
 
-def transfer_table(summary: Summary) -> str:
+def transfer_table(summaries: Summaries) -> str:
     """Markdown: PSNR of the restorer of a column under the attack that was made on that of a row, no defence."""
-    (found,) = (entry for entry in summary["transfer"] if entry["degradation"] == UDC)
+    (found,) = (entry for entry in summaries[COMMON]["transfer"] if entry["degradation"] == UDC)
     lines = ["| attacked on | " + " | ".join(found["columns"]) + " |", "|---" * (1 + len(found["columns"])) + "|"]
     for name, values in zip(found["rows"], found["psnr"], strict=True):
         lines.append(f"| {name} | " + " | ".join(f"{value:.2f}" for value in values) + " |")
     return "\n".join(lines)
 
 
-def flags_table(summary: Summary) -> str:
+def flags_table(summaries: Summaries) -> str:
     """Markdown: the sanity checks that were raised."""
-    lines = ["| restorer | defence | check | what was seen |", "|---|---|---|---|"]
-    for flag in summary["flags"]:
-        if flag["raised"] and flag["degradation"] == UDC:
-            lines.append(f"| {flag['restorer']} | {flag['defense']} | {flag['check']} | {flag['words']} |")
+    lines = ["| restorer | panel | defence | check | what was seen |", "|---|---|---|---|---|"]
+    for panel, summary in summaries.items():
+        lines += [
+            f"| `{flag['restorer']}` | {panel} | {flag['defense']} | {flag['check']} | {flag['words']} |"
+            for flag in summary["flags"]
+            if flag["raised"] and flag["degradation"] == UDC
+        ]
     return "\n".join(lines)
 
 
-def verdict(summary: Summary) -> str:
+def verdict(summaries: Summaries) -> str:
     """What the worst attack on each restorer leaves, without and with the default defence, beside the capture."""
-    alone, defended = ([e for e in _targets(summary) if e["defense"] == name] for name in (NONE, "default"))
-    crops = " and ".join(str(max(entry["psnr"]["images"] for entry in entries)) for entries in (alone, defended))
+    entries = [entry for summary in summaries.values() for entry in _targets(summary)]
+    alone, defended = ([e for e in entries if e["defense"] == name] for name in (NONE, "default"))
+    crops = " and ".join(str(max(entry["psnr"]["images"] for entry in found)) for found in (alone, defended))
     return (
-        f"Under the worst attack that was tried on each at ε = {summary['radius']:g}/255, {_below(alone)} of "
+        f"Under the worst attack that was tried on each at ε = {summaries[COMMON]['radius']:g}/255, {_below(alone)} of "
         f"{len(alone)} embedded restorers end below the capture that they were given where nothing defends them "
         f"({_span(alone)}), and {_below(defended)} behind the default defence, whose attacker may know it "
         f"({_span(defended)}; means over {crops} held-out crops of 128²)."
@@ -69,8 +81,8 @@ def _below(entries: list[dict[str, Any]]) -> int:
     return sum(entry["psnr"]["mean"] < entry["captured"]["mean"] for entry in entries)
 
 
-def _targets(summary: Summary) -> list[dict[str, Any]]:
-    return [entry for entry in summary["headline"] if entry["degradation"] == UDC and entry["psnr"]]
+def _targets(summary: Summary) -> Iterator[dict[str, Any]]:
+    return (entry for entry in summary["headline"] if entry["degradation"] == UDC and entry["psnr"])
 
 
 def _target(entry: dict[str, Any]) -> tuple[str, str, str]:

@@ -7,7 +7,7 @@ who differentiates purifier and restorer together. On `val` only what choices an
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -96,8 +96,3 @@ def recovered(results: Results, network: str, split: str, key: str) -> float:
     base, own = (rows_of(results, unknowing(n, CHOICE_EPS), split) for n in (BASE, network))
     clean, attacked = (mean(base, "psnr", name) for name in ("restored", "attacked_restored"))
     return (mean(own, "psnr", key) - attacked) / (clean - attacked)
-
-
-def measured(results: Results) -> Sequence[str]:
-    """Networks that the file holds rows of."""
-    return [n for n in NETWORKS if rows_of(results, unknowing(n, CHOICE_EPS), "val")]

@@ -33,6 +33,7 @@ from udc_defense.evaluation import (
 )
 from udc_defense.evaluation.runner import Results, read_results
 from udc_defense.models import KINDS, show_models
+from udc_defense.optics import PANELS
 
 ROOT = Path(__file__).parents[2]
 SPLITS = ("val", "heldout")
@@ -60,15 +61,9 @@ def places() -> dict[str, str]:
         found[f"smallest-{split}"] = attack_tables.smallest_table(suite, split)
         found[f"detection-{split}"] = detection_suite.table(detected, split)
         found[f"flags-{split}"] = attack_tables.flags_table(suite, split)
-    if _is_measured("finetuning"):
-        found |= _finetuning()
-    if _is_measured("evaluation/summary"):
-        found |= _evaluation()
-    return found | _purifiers() | _guarantees() | _generalisation()
-
-
-def _is_measured(name: str) -> bool:
-    return (ROOT / "results" / f"{name}.json").is_file()
+    if summaries := _summaries():
+        found |= _evaluation(summaries)
+    return found | _finetuning() | _purifiers() | _guarantees() | _generalisation()
 
 
 @cache
@@ -124,7 +119,8 @@ def _finetuning() -> dict[str, str]:
     results = _results("finetuning")
     return {
         "finetuning-verdict": finetuning_tables.verdict(results),
-        "finetuning-share": finetuning_tables.share(results),
+        "finetuning-winner": finetuning_tables.winner(results),
+        "finetuning-goals": finetuning_tables.goals(results),
         "finetuning-heldout": finetuning_tables.table(results),
         "finetuning-ssim-heldout": finetuning_tables.table(results, "ssim"),
         "finetuning-known-heldout": finetuning_tables.adaptive_table(results),
@@ -132,15 +128,20 @@ def _finetuning() -> dict[str, str]:
     }
 
 
-def _evaluation() -> dict[str, str]:
-    """Of the preset `paper` on every embedded restorer."""
-    summary = _json("evaluation/summary")
+def _evaluation(summaries: evaluation_tables.Summaries) -> dict[str, str]:
+    """Of the preset `paper` on embedded restorers."""
     return {
-        "evaluation-verdict": evaluation_tables.verdict(summary),
-        "evaluation": evaluation_tables.headline_table(summary),
-        "evaluation-transfer": evaluation_tables.transfer_table(summary),
-        "evaluation-flags": evaluation_tables.flags_table(summary),
+        "evaluation-verdict": evaluation_tables.verdict(summaries),
+        "evaluation": evaluation_tables.headline_table(summaries),
+        "evaluation-transfer": evaluation_tables.transfer_table(summaries),
+        "evaluation-flags": evaluation_tables.flags_table(summaries),
     }
+
+
+def _summaries() -> evaluation_tables.Summaries:
+    """Of the runs of that preset, each on captures of one panel."""
+    names = {panel: f"evaluation/{panel}/summary" for panel in PANELS}
+    return {panel: _json(name) for panel, name in names.items() if (ROOT / "results" / f"{name}.json").is_file()}
 
 
 def _generalisation() -> dict[str, str]:
@@ -175,9 +176,8 @@ def verdict(results: Results) -> str:
 
 
 def _measured() -> cards.Measured:
-    finetuned = _results("finetuning") if _is_measured("finetuning") else None
-    others = _json("denoising"), _results("architectures"), _json("generalisation")
-    return cards.Measured(_results("spine"), *others, finetuned)
+    others = _json("denoising"), _results("architectures"), _json("generalisation"), _results("finetuning")
+    return cards.Measured(_results("spine"), *others, _summaries())
 
 
 def _checkpoints() -> str:

@@ -241,14 +241,18 @@ def _is_white(row: Row) -> bool:
 
 
 def _transfer(rows: Rows) -> list[Row]:
-    """By degradation: PSNR of each restorer (column) under the attack that each (row) was differentiated for."""
+    """By degradation: PSNR of each restorer (column) under the attack that each (row) was differentiated for.
+
+    On the images that met both kinds.
+    """
     found = []
     for degradation in dict.fromkeys(row["degradation"] for row in rows if "made_on" in row):
         here = [row for row in rows if row["degradation"] == degradation and row["purifier"] is None]
         foreign = [row for row in here if "made_on" in row]
         names = sorted({row["restorer"] for row in foreign})
         like = {name: foreign[0][name] for name in ("attack", "eps", "steps", "objective", "norm", "threat", "draws")}
-        own = [row for row in here if all(row[name] == value for name, value in like.items())]
+        images = {row["image"] for row in foreign}
+        own = [r for r in here if r["image"] in images and all(r[name] == value for name, value in like.items())]
         psnr = [
             [
                 fmean(final(row) for row in own if row["restorer"] == column and row.get("made_on", column) == made_on)
@@ -256,9 +260,8 @@ def _transfer(rows: Rows) -> list[Row]:
             ]
             for made_on in names
         ]
-        images = len({row["image"] for row in foreign})
         found.append(
-            {"degradation": degradation, "images": images, "rows": names, "columns": names, "psnr": psnr} | like
+            {"degradation": degradation, "images": len(images), "rows": names, "columns": names, "psnr": psnr} | like
         )
     return found
 
