@@ -132,18 +132,20 @@ def winner(results: Results) -> str:
 
 
 def verdict(results: Results) -> str:
-    """The best system under who knows it, the paper's beside its parts, and the best at equal clean PSNR."""
+    """Which system wins, also at equal clean PSNR, and a table: the paper's beside its parts and its rival."""
     adversarial = System("adversarial", False)
     best = _best(results, list(systems()))
     equal = _best(results, [s for s in systems() if _known(results, s)[1] >= _known(results, adversarial)[1]])
-    parts = (System(BASE, True), System(PAPER.network, False), adversarial)
     crops = " and ".join(str(len(best.worst(results, split))) for split in (VAL, HELDOUT))
+    lines = _head("system", "clean, val", "attacked, val", "clean, held-out", "attacked, held-out")
+    for system in systems():
+        scores = (_known(results, system, split) for split in (VAL, HELDOUT))
+        words = f"**{system.words}**" if system in (best, equal) else system.words
+        lines.append(_line(words, *(f"{value:.2f}" for attacked, clean in scores for value in (clean, attacked))))
     return (
-        f"PSNR in dB under PGD-20 at ε = {CHOICE_EPS:g}/255 by who knows all of it, on {crops} crops of 128² of val "
-        f"and held-out, with that on clean captures in brackets. The best on val, where it is chosen, is "
-        f"{_told(results, best)}. The paper's pair is {_told(results, PAPER)}; its parts and its rival are "
-        f"{', '.join(_told(results, part) for part in parts)}. Among those that have on val at least the clean PSNR "
-        f"of the last, {_told(results, equal)} is best. Nothing defended: {_told(results, System(BASE, False))}."
+        f"Under PGD-20 at ε = {CHOICE_EPS:g}/255 by who knows all of it (PSNR in dB, {crops} crops of 128²) "
+        f"**{best.words}** keeps most on val, where the choice is made; among systems with at least the clean PSNR "
+        f"that {adversarial.words} alone has there, **{equal.words}** does.\n\n" + "\n".join(lines)
     )
 
 
@@ -155,11 +157,6 @@ def _known(results: Results, system: System, split: str = VAL) -> tuple[float, f
     """PSNR under who knows all of it, and on clean captures."""
     rows = system.worst(results, split)
     return mean(rows, "psnr", system.attacked), mean(rows, "psnr", system.clean)
-
-
-def _told(results: Results, system: System) -> str:
-    scores = [_known(results, system, split) for split in (VAL, HELDOUT)]
-    return f"**{system.words}** " + " and ".join(f"{attacked:.1f} ({clean:.1f})" for attacked, clean in scores)
 
 
 def goals(results: Results) -> str:
