@@ -206,7 +206,7 @@ def test_the_card_of_a_restorer_of_one_panel(tmp_path: Path, monkeypatch: pytest
     ]
     measured = dataclasses.replace(other_results(0.1), generalisation={"command": "udc-defense again", "rows": rows})
     text = cards.card("restorer", "toled", measured)
-    assert "| toled | 20.00 | +2.00 | +6.00 |" in text and "| poled | 20.00 | +2.00 | -1.50 (2 of 2 worse) |" in text
+    assert "| toled | 20.00 | +2.00 | +6.00 |" in text and "| poled | 20.00 | +2.00 | -1.50 (2) |" in text
     command = re.findall("`(udc-defense finetune .*)`", text)[0]
     assert "finetune default --recipe noisy --scenes DIR --crops FILE --option log=1 --option noisy=0 --size" in command
     assert "--panel toled" in command and command.endswith("--out runs/toled")

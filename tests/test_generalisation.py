@@ -57,8 +57,8 @@ def test_the_table_counts_what_became_worse() -> None:
         for i in range(2)
     ]
     lines = table({"rows": rows}, "val").splitlines()
-    assert lines[0] == "| captures | capture (dB) | a | b |"
-    assert lines[2] == "| axon20, as it is | 20.00 | +2.50 | +0.50 (1 of 2 worse) |" and len(lines) == 14
+    assert lines[0] == "| captures | capture (dB, n = 2) | a | b |"
+    assert lines[2] == "| axon20, as it is | 20.00 | +2.50 | +0.50 (1) |" and len(lines) == 14
 
 
 @pytest.mark.parametrize(("lost", "words"), [(0.0, "on none does it fall"), (19.0, "it falls on: two stops darker.")])
@@ -98,7 +98,7 @@ def test_one_network_for_all_panels_stands_beside_one_for_each(tmp_path: Path) -
     found = json.loads((tmp_path / "panels.json").read_text(encoding="utf-8"))
     assert len(set(found["checkpoints"].values())) == 2 and len(found["checkpoints"]) == 4
     head, _, *lines = panels.table(found).splitlines()
-    assert head == "| captures | capture (dB) | blind | axon20 | toled | poled |" and len(lines) == 3
+    assert head == "| captures | capture (dB, n = 1) | blind | axon20 | toled | poled |" and len(lines) == 3
     for line in lines:
         _, _, _, blind, axon20, toled, poled, _ = line.split("|")
         assert blind == axon20 == poled != toled

@@ -139,7 +139,7 @@ for _name in PANELS:
         "purpose": f"The restorer `default` trained on for captures of the panel `{_name}` alone.",
         "loss": "mean logarithm of each crop's squared error.",
         "measured": "What it adds to held-out captures of 256², in dB of PSNR, beside `default`, which knows three "
-        "panels; and how many captures each makes worse. Made by {made}\n\n{unlike}",
+        "panels; in brackets how many each makes worse. Made by {made}\n\n{unlike}",
         "limits": f"Of little use on captures of other panels. {TEXTS['restorer']['limits']}",
     }
 # Restorers that are there to be compared, by the paper of their architecture.

@@ -139,9 +139,11 @@ def _score(image: Tensor, clean: Tensor) -> float:
 def table(
     results: dict[str, Any], split: str, conditions: Sequence[Condition] = CONDITIONS, networks: Sequence[str] = ()
 ) -> str:
-    """Markdown: mean PSNR of captures, and what each network adds to it; how many captures it makes worse."""
+    """Markdown: mean PSNR of captures, and what each network adds to it; in brackets how many it makes worse."""
     names = networks or list(results["rows"][0]["restored"])
-    lines = ["| captures | capture (dB) | " + " | ".join(names) + " |", "|---" * (2 + len(names)) + "|"]
+    crops = sum((row["split"], row["condition"]) == (split, conditions[0].words) for row in results["rows"])
+    head = ["captures", f"capture (dB, n = {crops})", *names]
+    lines = ["| " + " | ".join(head) + " |", "|---" * len(head) + "|"]
     for condition in conditions:
         rows = [row for row in results["rows"] if (row["split"], row["condition"]) == (split, condition.words)]
         level = sum(row["captured"] for row in rows) / len(rows)
@@ -175,4 +177,4 @@ def verdict(results: dict[str, Any], split: str = "heldout", name: str = "defaul
 
 def _gain(gains: list[float]) -> str:
     worse = sum(gain < 0 for gain in gains)
-    return f"{sum(gains) / len(gains):+.2f}" + (f" ({worse} of {len(gains)} worse)" if worse else "")
+    return f"{sum(gains) / len(gains):+.2f}" + (f" ({worse})" if worse else "")
