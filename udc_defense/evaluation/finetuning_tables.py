@@ -121,13 +121,14 @@ def choice_table(results: Results) -> str:
 
 def winner(results: Results) -> str:
     """Which system holds best under who knows all of it, chosen on val, and what the paper's keeps."""
-    best, base = _best(results, list(systems())), System(BASE, False)
-    left = {s: mean(s.worst(results, HELDOUT), "psnr", s.attacked) for s in (best, base, PAPER)}
-    paper = "is that one" if best == PAPER else f"keeps {left[PAPER]:.1f} dB"
+    best = _best(results, list(systems()))
+    (left, clean), alone, paper = (_known(results, s, HELDOUT) for s in (best, System(BASE, False), PAPER))
+    told = "is that one" if best == PAPER else f"keeps {paper[0]:.1f} dB"
     return (
         f"Of the defences measured here, **{best.words}** holds best under an attacker who knows all of it: at "
-        f"ε = {CHOICE_EPS:g}/255 it keeps {left[best]:.1f} dB where the restorer alone keeps {left[base]:.1f} dB. The "
-        f"paper's pair, purification and fine-tuning on purified captures, {paper}."
+        f"ε = {CHOICE_EPS:g}/255 it keeps {left:.1f} dB where the restorer alone keeps {alone[0]:.1f} dB (clean "
+        f"captures: {clean:.1f} and {alone[1]:.1f} dB). The paper's pair, purification and fine-tuning on purified "
+        f"captures, {told}."
     )
 
 
