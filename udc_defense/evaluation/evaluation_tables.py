@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from udc_defense.threats import KINDS
-
 NONE = "none"
 UDC = "udc"
 # Every restorer meets the captures of this panel, but those that know another one alone.
@@ -65,15 +63,19 @@ def flags_table(summaries: Summaries) -> str:
 
 
 def verdict(summaries: Summaries) -> str:
-    """What the worst attack on each restorer leaves, without and with the default defence, beside the capture."""
+    """What the worst attack on each restorer leaves, without and with the default defence; who keeps most, and how."""
     entries = [entry for summary in summaries.values() for entry in _targets(summary)]
     alone, defended = ([e for e in entries if e["defense"] == name] for name in (NONE, "default"))
     crops = " and ".join(str(max(entry["psnr"]["images"] for entry in found)) for found in (alone, defended))
+    best = max(_targets(summaries[COMMON]), key=lambda entry: entry["psnr"]["mean"])
+    plain = " (a plain transform)" if best["trivial"] else ""
     return (
         f"Under the worst attack that was tried on each at ε = {summaries[COMMON]['radius']:g}/255, {_below(alone)} of "
         f"{len(alone)} embedded restorers end below the capture that they were given where nothing defends them "
         f"({_span(alone)}), and {_below(defended)} behind the default defence, whose attacker may know it "
-        f"({_span(defended)}; means over {crops} held-out crops of 128²)."
+        f"({_span(defended)}; means over {crops} held-out crops of 128²). On `{COMMON}` `{best['restorer']}` "
+        f"behind `{best['defense']}`{plain} keeps most, {best['psnr']['mean']:.1f} dB; on clean captures it has "
+        f"{best['clean']['mean']:.1f} dB."
     )
 
 
@@ -90,13 +92,8 @@ def _target(entry: dict[str, Any]) -> tuple[str, str, str]:
 
 
 def _worst(side: dict[str, Any] | None) -> str:
-    """PSNR and the attack's title, without what the column says."""
-    if side is None:
-        return ""
-    title = side["title"]
-    for kind in KINDS:
-        title = title.removesuffix(f", {kind}")
-    return f"{side['psnr']['mean']:.2f} ({title})"
+    """PSNR and the attack's title."""
+    return "" if side is None else f"{side['psnr']['mean']:.2f} ({side['title']})"
 
 
 def _span(entries: list[dict[str, Any]]) -> str:

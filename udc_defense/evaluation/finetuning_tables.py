@@ -125,8 +125,8 @@ def winner(results: Results) -> str:
     (left, clean), alone, paper = (_known(results, s, HELDOUT) for s in (best, System(BASE, False), PAPER))
     told = "is that one" if best == PAPER else f"keeps {paper[0]:.1f} dB"
     return (
-        f"Of the defences measured here, **{best.words}** holds best under an attacker who knows all of it: at "
-        f"ε = {CHOICE_EPS:g}/255 it keeps {left:.1f} dB where the restorer alone keeps {alone[0]:.1f} dB (clean "
+        f"Of purification, fine-tuning and both, **{best.words}** holds best under an attacker who knows all of it: "
+        f"at ε = {CHOICE_EPS:g}/255 it keeps {left:.1f} dB where the restorer alone keeps {alone[0]:.1f} dB (clean "
         f"captures: {clean:.1f} and {alone[1]:.1f} dB). The paper's pair, purification and fine-tuning on purified "
         f"captures, {told}."
     )
