@@ -14,7 +14,7 @@ import skimage.data
 import torch
 from PIL import Image
 from skimage.restoration import denoise_tv_chambolle
-from torch import Tensor, nn
+from torch import Tensor
 from toy_models import conv
 
 from udc_defense import attacks, noise
@@ -398,13 +398,15 @@ class TestDefense:
         with pytest.raises(SettingError, match=r"^the model is not differentiable.*\.$"):
             attacks.pgd(model, image, torch.zeros_like(image), eps=0.05, steps=1)
 
-    def test_bpda_takes_the_gradient_behind_the_file(self) -> None:
+    def test_bpda_runs_the_file_and_goes_back_through_its_smooth_double(self) -> None:
         net, image = conv(), picture(1, 3, 16, 16)
-        purified = load_transform("jpeg")(image)
+        purified = load_transform("jpeg", 50)(image)
+        model = threat(Defense(net, load_transform("jpeg", 50)), "bpda")
+        assert torch.equal(model(image), net(purified))
 
-        def gradient(model: nn.Module, at: Tensor) -> Tensor:
-            x = at.clone().requires_grad_(True)
-            return torch.autograd.grad(model(x).square().sum(), x)[0]
-
-        seen = gradient(threat(Defense(net, load_transform("jpeg")), "bpda"), image)
-        assert torch.equal(seen, gradient(net, purified)) and not torch.equal(seen, gradient(net, image))
+        x = image.clone().requires_grad_(True)
+        behind = purified.clone().requires_grad_(True)
+        (slope,) = torch.autograd.grad(net(behind).square().sum(), behind)
+        (expected,) = torch.autograd.grad(load_transform("soft_jpeg", 50)(x), x, slope)
+        (seen,) = torch.autograd.grad(model(x).square().sum(), x)
+        assert torch.equal(seen, expected) and not torch.equal(seen, slope)

@@ -14,12 +14,14 @@ from udc_defense.defense import Defense
 from udc_defense.errors import SettingError
 from udc_defense.noise import seeded
 from udc_defense.purifiers.diffusion import DiffusionPurifier
+from udc_defense.transforms.base import Transform
 
 Kind = Literal["oblivious", "bpda", "surrogate", "exact"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
 WORDS: dict[Kind, str] = {
     "oblivious": "does not know the defence: sees the restorer alone",
-    "bpda": "runs the defence, and takes the purifier for the identity when it differentiates (arXiv 1802.00420)",
+    "bpda": "runs the defence, and differentiates a stand-in of the purifier or takes it for the identity "
+    "(arXiv 1802.00420)",
     "surrogate": "differentiates a purifier of fewer steps (arXiv 2308.09678)",
     "exact": "differentiates the whole defence",
 }
@@ -73,21 +75,22 @@ class _Seen(nn.Module):
 
 
 class _StraightThrough(nn.Module):
-    """The purifier forwards, the identity backwards."""
+    """The purifier forwards; backwards what stands in for it, or the identity."""
 
     def __init__(self, purifier: nn.Module) -> None:
         super().__init__()
         self.purifier = purifier
+        self.stand_in = purifier.stand_in() if isinstance(purifier, Transform) else None
 
     def forward(self, image: Tensor, **options: Any) -> Tensor:
         with torch.no_grad():
             purified = self.purifier(image, **options)
-        return _Replace.apply(image, purified)
+        return _Replace.apply(self.stand_in(image, **options) if self.stand_in else image, purified)
 
 
 class _Replace(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, image: Tensor, purified: Tensor) -> Tensor:
+    def forward(ctx: Any, differentiated: Tensor, purified: Tensor) -> Tensor:
         return purified.clone()
 
     @staticmethod

@@ -63,7 +63,7 @@ def phases(choices: Choices) -> list[Phase]:
 
 
 def _attack_phase(choices: Choices) -> Phase:
-    """BPDA takes the purifier for the identity backwards. Who sees outputs only never goes backwards."""
+    """BPDA takes a network for the identity backwards. Who sees outputs only never goes backwards."""
     of_threat = {
         "oblivious": (0, 0.0),
         "bpda": (_evaluations(choices), PURIFIER),

@@ -36,6 +36,10 @@ class Transform(nn.Module):
     strength: ClassVar[Strength]
     evaluations = 0
 
+    def stand_in(self) -> Transform | None:
+        """What does nearly the same and has a gradient, for attackers of one that has none of its own."""
+        return None
+
 
 TRANSFORMS: Registry[type[Transform]] = Registry("udc_defense.transforms", "transform", helpers=("base", "mirror"))
 
