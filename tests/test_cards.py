@@ -24,6 +24,7 @@ from udc_defense.checkpoints import EMBEDDED, WEIGHTS, embedded_names
 from udc_defense.evaluation import cards, finetuning_suite, generalisation
 from udc_defense.evaluation.runner import Results
 from udc_defense.models import KINDS
+from udc_defense.optics import PANELS
 
 ROOT = Path(__file__).parents[1]
 CHECKPOINTS = [(kind, name) for kind in KINDS for name in embedded_names(kind)]
@@ -38,6 +39,11 @@ def published(kind: str, name: str = "default") -> str:
 @cache
 def results(name: str) -> dict[str, Any]:
     return json.loads((ROOT / "results" / f"{name}.json").read_text(encoding="utf-8"))
+
+
+def summaries() -> dict[str, dict[str, Any]]:
+    """Of the runs of `evaluate`, by panel."""
+    return {panel: results(f"evaluation/{panel}/summary") for panel in PANELS}
 
 
 def average(metric: str, key: str, **wanted: object) -> float:
@@ -109,7 +115,7 @@ def moved(value: Any, name: str = "", more: float = 0.1) -> Any:
         case bool() | str() | None:
             return value
         case int():
-            return value * 3 + 1
+            return value * 3 + round(10 * more)
         case float():
             return value * (1 + more + zlib.crc32(name.encode()) % 100 / 300)
         case list():
@@ -140,7 +146,8 @@ def other_results(more: float) -> cards.Measured:
         if zlib.crc32(row["image"].encode()) % 4 == quarter
     ]
     spine, architectures, finetuned = (other_rows(name, more) for name in ("spine", "architectures", "finetuning"))
-    return cards.Measured(spine, {"rows": denoised}, architectures, unlike | {"rows": rows}, finetuned, {})
+    evaluation = {panel: moved(summary, more=more) for panel, summary in summaries().items()}
+    return cards.Measured(spine, {"rows": denoised}, architectures, unlike | {"rows": rows}, finetuned, evaluation)
 
 
 def other_rows(file: str, more: float) -> Results:
@@ -223,7 +230,8 @@ def settings() -> set[str]:
     chosen = [{name: row[name] for name in ("size", "eps", "steps", "purifier")} for row in spine["rows"]]
     levels = [row["noise_level"] for row in results("denoising")["rows"]]
     conditions = [condition.words for condition in generalisation.CONDITIONS]
-    found = set(NUMBER.findall(json.dumps([spine["protocol"], chosen, levels, conditions], ensure_ascii=False)))
+    named = [(e["title"], e["defense"]) for summary in summaries().values() for e in summary["settings"]]
+    found = set(NUMBER.findall(json.dumps([spine["protocol"], chosen, levels, conditions, named], ensure_ascii=False)))
     found.add("0")  # of the recipe's random noise, for restorers of one panel
     return found | {f"{eps:g}" for eps in spine["protocol"]["eps_in_255ths"]}
 

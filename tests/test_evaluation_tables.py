@@ -37,6 +37,7 @@ def test_a_line_per_restorer_and_defence(summaries: tables.Summaries) -> None:
     assert lines[3] == "| `a` | axon20 | default | 20.00 | 28.00 | 29.00 | 26.50 (PGD-20) | 18.50 (PGD-20, exact) | 2 |"
     assert lines[6].startswith("| `c` | toled | none |")
     assert tables.headline_table(summaries, "c").splitlines() == [*lines[:2], *lines[6:]]
+    assert tables.has_met(summaries, "c") and not tables.has_met(summaries, "d")
 
 
 def test_the_verdict_counts_who_ends_below_the_capture(summaries: tables.Summaries) -> None:

@@ -18,6 +18,7 @@ from udc_defense.evaluation import finetuning_suite, generalisation, publish
 from udc_defense.evaluation.architecture_suite import NETWORKS
 from udc_defense.evaluation.entry import rows_of
 from udc_defense.evaluation.runner import read_results
+from udc_defense.optics import PANELS
 
 ROOT = Path(__file__).parents[1]
 
@@ -69,6 +70,19 @@ def test_tables_belong_to_the_embedded_weights(file: str) -> None:
     embedded = {name: value for name, value in sums.items() if "surrogate" not in name}
     assert embedded == {name: checksum(EMBEDDED / name.replace(" ", "/")) for name in embedded}
     assert "restorer default" in embedded
+
+
+def test_evaluated_restorers_are_embedded_and_met_every_crop() -> None:
+    for panel in PANELS:
+        folder = ROOT / "results" / "evaluation" / panel
+        run, summary = (
+            json.loads((folder / name).read_text(encoding="utf-8")) for name in ("run.json", "summary.json")
+        )
+        assert (run["preset"], run["panel"], len(run["photos"])) == ("paper", panel, 44)
+        assert run["checkpoints"] == {name: checksum(EMBEDDED / name.replace(" ", "/")) for name in run["checkpoints"]}
+        for entry in summary["settings"]:
+            dear = entry["threat"] != "oblivious" or entry["attack"] in ("cw", "simba")
+            assert entry["images"] == (2 if entry["title"].startswith("EOT") else 8 if dear else 44)
 
 
 def test_the_networks_of_one_panel_met_every_crop_of_val() -> None:

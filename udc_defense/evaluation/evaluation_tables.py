@@ -30,7 +30,7 @@ def headline_table(summaries: Summaries, restorer: str | None = None) -> str:
     lines = ["| " + " | ".join(columns) + " |", "|---" * len(columns) + "|"]
     for panel, summary in summaries.items():
         sides = {_target(entry): entry for entry in summary["oblivious_and_adaptive"]}
-        for entry in _targets(summary):
+        for entry in sorted(_targets(summary), key=lambda entry: str(entry["restorer"])):
             if restorer not in (None, entry["restorer"]):
                 continue
             side = sides[_target(entry)]
@@ -39,6 +39,11 @@ def headline_table(summaries: Summaries, restorer: str | None = None) -> str:
             cells.append(str(entry["psnr"]["images"]))
             lines.append("| " + " | ".join([f"`{entry['restorer']}`", panel, entry["defense"], *cells]) + " |")
     return "\n".join(lines)
+
+
+def has_met(summaries: Summaries, restorer: str) -> bool:
+    """Whether a restorer was evaluated."""
+    return any(entry["restorer"] == restorer for summary in summaries.values() for entry in _targets(summary))
 
 
 def transfer_table(summaries: Summaries) -> str:
@@ -56,7 +61,7 @@ def flags_table(summaries: Summaries) -> str:
     for panel, summary in summaries.items():
         lines += [
             f"| `{flag['restorer']}` | {panel} | {flag['defense']} | {flag['check']} | {flag['words']} |"
-            for flag in summary["flags"]
+            for flag in sorted(summary["flags"], key=lambda flag: str(flag["restorer"]))
             if flag["raised"] and flag["degradation"] == UDC
         ]
     return "\n".join(lines)
