@@ -78,8 +78,8 @@ def verdict(summaries: Summaries) -> str:
         f"Under the worst attack that was tried on each at ε = {summaries[COMMON]['radius']:g}/255, {_below(alone)} of "
         f"{len(alone)} embedded restorers end below the capture that they were given where nothing defends them "
         f"({_span(alone)}), and {_below(defended)} behind the default defence, whose attacker may know it "
-        f"({_span(defended)}; means over {crops} held-out crops of 128²). On `{COMMON}` `{best['restorer']}` "
-        f"behind `{best['defense']}`{plain} keeps most, {best['psnr']['mean']:.1f} dB; on clean captures it has "
+        f"({_span(defended)}; means over {crops} held-out crops of 128²). On captures of `{COMMON}` the restorer "
+        f"`{best['restorer']}` behind the defence `{best['defense']}`{plain} keeps most, {best['psnr']['mean']:.1f} dB; on clean captures it has "
         f"{best['clean']['mean']:.1f} dB."
     )
 
