@@ -79,8 +79,8 @@ def verdict(summaries: Summaries) -> str:
         f"{len(alone)} embedded restorers end below the capture that they were given where nothing defends them "
         f"({_span(alone)}), and {_below(defended)} behind the default defence, whose attacker may know it "
         f"({_span(defended)}; means over {crops} held-out crops of 128²). On captures of `{COMMON}` the restorer "
-        f"`{best['restorer']}` behind the defence `{best['defense']}`{plain} keeps most, {best['psnr']['mean']:.1f} dB; on clean captures it has "
-        f"{best['clean']['mean']:.1f} dB."
+        f"`{best['restorer']}` behind the defence `{best['defense']}`{plain} keeps most, "
+        f"{best['psnr']['mean']:.1f} dB; on clean captures it has {best['clean']['mean']:.1f} dB."
     )
 
 
