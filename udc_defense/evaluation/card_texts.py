@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from udc_defense.evaluation import architecture_suite
+from udc_defense.optics import PANELS
 
 CARD = """---
 {front}
@@ -132,8 +133,7 @@ for _name, (_shown, _paper) in FINETUNED.items():
         "crops:\n\n{finetuned-known}\n\nThe other recipes stand in the same tables among the repository's results.",
         "citation": f"{PURIFICATION}, and {ARXIV.format(_paper)}" if _paper != PAPER else PURIFICATION,
     }
-# Restorers of one panel, which bear its name.
-PANELS = ("axon20", "toled", "poled")
+# Restorers of one panel bear its name.
 for _name in PANELS:
     OTHERS[f"restorer/{_name}"] = {
         "purpose": f"The restorer `default` trained on for captures of the panel `{_name}` alone.",
