@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from udc_defense.checkpoints import EMBEDDED, checksum
+from udc_defense.checkpoints import EMBEDDED, checksum, embedded_names
 from udc_defense.evaluation import finetuning_suite, generalisation, publish
 from udc_defense.evaluation.architecture_suite import NETWORKS
 from udc_defense.evaluation.entry import rows_of
@@ -72,7 +72,8 @@ def test_tables_belong_to_the_embedded_weights(file: str) -> None:
     assert "restorer default" in embedded
 
 
-def test_evaluated_restorers_are_embedded_and_met_every_crop() -> None:
+def test_every_embedded_restorer_was_evaluated_and_met_every_crop() -> None:
+    evaluated: list[str] = []
     for panel in PANELS:
         folder = ROOT / "results" / "evaluation" / panel
         run, summary = (
@@ -80,9 +81,11 @@ def test_evaluated_restorers_are_embedded_and_met_every_crop() -> None:
         )
         assert (run["preset"], run["panel"], len(run["photos"])) == ("paper", panel, 44)
         assert run["checkpoints"] == {name: checksum(EMBEDDED / name.replace(" ", "/")) for name in run["checkpoints"]}
+        evaluated += run["restorers"]
         for entry in summary["settings"]:
             dear = entry["threat"] != "oblivious" or entry["attack"] in ("cw", "simba")
             assert entry["images"] == (2 if entry["title"].startswith("EOT") else 8 if dear else 44)
+    assert sorted(evaluated) == embedded_names("restorer")
 
 
 def test_the_networks_of_one_panel_met_every_crop_of_val() -> None:

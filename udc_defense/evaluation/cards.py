@@ -90,7 +90,7 @@ def card(kind: str, name: str, measured: Measured) -> str:
     facts["timesteps"] = details.config.get("scheduler.num_train_timesteps")
     own = OTHERS.get(f"{kind}/{name}", {})
     texts = {key: text.format_map(facts) for key, text in ({"trained_by": kind} | TEXTS[kind] | own).items()}
-    if kind == "restorer" and evaluation_tables.has_met(measured.evaluation, name):
+    if kind == "restorer":
         texts["measured"] += EVALUATED.format(evaluation_tables.headline_table(measured.evaluation, name))
     told = {
         "front": _front(kind, name, texts["pipeline"], index),

@@ -22,7 +22,7 @@ def headline_table(summaries: Summaries, restorer: str | None = None) -> str:
         "defence",
         "capture",
         "clean",
-        "random noise",
+        "random noise, no defence",
         "does not know the defence",
         "knows it",
         "crops",
@@ -41,17 +41,13 @@ def headline_table(summaries: Summaries, restorer: str | None = None) -> str:
     return "\n".join(lines)
 
 
-def has_met(summaries: Summaries, restorer: str) -> bool:
-    """Whether a restorer was evaluated."""
-    return any(entry["restorer"] == restorer for summary in summaries.values() for entry in _targets(summary))
-
-
 def transfer_table(summaries: Summaries) -> str:
     """Markdown: PSNR of the restorer of a column under the attack that was made on that of a row, no defence."""
     (found,) = (entry for entry in summaries[COMMON]["transfer"] if entry["degradation"] == UDC)
-    lines = ["| attacked on | " + " | ".join(found["columns"]) + " |", "|---" * (1 + len(found["columns"])) + "|"]
+    columns = ["attacked on", *found["columns"], "crops"]
+    lines = ["| " + " | ".join(columns) + " |", "|---" * len(columns) + "|"]
     for name, values in zip(found["rows"], found["psnr"], strict=True):
-        lines.append(f"| {name} | " + " | ".join(f"{value:.2f}" for value in values) + " |")
+        lines.append(f"| {name} | " + " | ".join(f"{value:.2f}" for value in values) + f" | {found['images']} |")
     return "\n".join(lines)
 
 
