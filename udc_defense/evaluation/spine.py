@@ -132,7 +132,8 @@ def grid_table(results: Results) -> str:
 
 def adaptive_table(results: Results, split: str, purification: Purification = DEFAULT) -> str:
     """Markdown: the attacker who knows the defence beside the one who does not, on the same 128² crops."""
-    lines = ["| attacker | undefended, restored | defended | defended, no attack | random noise, no defence |", "|---" * 5 + "|"]
+    columns = "attacker", "undefended, restored", "defended", "defended, no attack", "random noise, no defence"
+    lines = ["| " + " | ".join(columns) + " |", "|---" * len(columns) + "|"]
     for threat, words in (("oblivious", "does not know the defence"), ("exact", "differentiates the defence")):
         rows = defended_rows(results, split, CHOICE_EPS, purification, size=CENTRE, threat=threat)
         keys = ("attacked_restored", "defended_attacked", "defended_clean", "noise_restored")
