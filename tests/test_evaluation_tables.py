@@ -42,7 +42,7 @@ def test_a_line_per_restorer_and_defence(summaries: tables.Summaries) -> None:
 def test_the_verdict_counts_who_ends_below_the_capture(summaries: tables.Summaries) -> None:
     text = tables.verdict(summaries)
     assert "2 of 3 embedded restorers end below the capture" in text and "(12.5 to 22.5 dB), and 1 behind" in text
-    assert "(18.5 to 26.5 dB; means over 2 and 2 held-out crops of 128²). " in text
+    assert "(18.5 to 26.5 dB; means over 2 held-out crops of 128²). " in text
     best = "the restorer `b` behind the defence `default` keeps most, 26.5 dB; on clean captures it has 28.0 dB."
     assert text.endswith(f"On captures of `axon20` {best}")
 

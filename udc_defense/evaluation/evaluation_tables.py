@@ -67,7 +67,7 @@ def verdict(summaries: Summaries) -> str:
     """What the worst attack on each restorer leaves, without and with the default defence; who keeps most, and how."""
     entries = [entry for summary in summaries.values() for entry in _targets(summary)]
     alone, defended = ([e for e in entries if e["defense"] == name] for name in (NONE, "default"))
-    crops = " and ".join(str(max(entry["psnr"]["images"] for entry in found)) for found in (alone, defended))
+    crops = " and ".join(map(str, sorted({entry["psnr"]["images"] for entry in (*alone, *defended)})))
     best = max(_targets(summaries[COMMON]), key=lambda entry: entry["psnr"]["mean"])
     plain = " (a plain transform)" if best["trivial"] else ""
     return (
