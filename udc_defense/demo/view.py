@@ -31,7 +31,7 @@ ATTACK_TITLES = {"apgd": "Auto-PGD", "cospgd": "CosPGD", "cw": "Carlini–Wagner
 ATTACK_TITLES |= {"simba": "SimBA"}
 THREATS = {
     "oblivious": "Nothing: sees the restorer",
-    "bpda": "Runs it, ignores it in gradients (BPDA)",
+    "bpda": "Runs it, goes around it in gradients (BPDA)",
     "surrogate": "Gradients through fewer of its steps",
     "exact": "Exact gradients through it (slowest)",
 }
