@@ -1,6 +1,6 @@
 """Attacks that search in bfloat16 beside float32: python benchmarks/bfloat16_attacks.py
 
-On the default defence and its exact gradient, on drawn scenes and bundled photos at 128²: what PGD-20 leaves, and how
+On the default defense and its exact gradient, on drawn scenes and bundled photos at 128²: what PGD-20 leaves, and how
 large a perturbation C&W needs. What is found is judged in float32 both times.
 """
 

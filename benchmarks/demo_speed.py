@@ -7,7 +7,7 @@ import time
 
 from chromium import SECOND, chromium, demo, opened
 
-SAMPLE = "?sample=Night+street&attack=quick&defence=fast"
+SAMPLE = "?sample=Night+street&attack=quick&defense=fast"
 
 
 def main() -> None:

@@ -12,7 +12,7 @@ from playwright.sync_api import Page
 FOLDER = ROOT / "docs"
 DESKTOP, PHONE = (1280, 1100), (375, 812)
 # What a visitor meets who only presses Run; the seed makes the numbers the same each time.
-RUN = "?attack=quick&defence=fast&seed=1&__theme="
+RUN = "?attack=quick&defense=fast&seed=1&__theme="
 COLOURS = 128  # of a palette; the pictures are shown small
 
 

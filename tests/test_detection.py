@@ -66,7 +66,7 @@ class TestScore:
         (gradient,) = torch.autograd.grad(difference(image, image.detach()).sum(), image)
         assert torch.equal(gradient, torch.zeros_like(image))
 
-    def test_a_defence_without_a_purifier_detects_nothing(self) -> None:
+    def test_a_defense_without_a_purifier_detects_nothing(self) -> None:
         with pytest.raises(SettingError, match=r"no purifier\.$"):
             Detector(Defense(Doubler()))
 
@@ -132,7 +132,7 @@ class TestEvading:
 
 
 class TestCalibrated:
-    def test_the_published_threshold_belongs_to_the_default_defence_alone(self) -> None:
+    def test_the_published_threshold_belongs_to_the_default_defense_alone(self) -> None:
         checkpoints = checkpoint_sums("default", DEFAULT.weights)
         limit = calibrated(DEFAULT.facts(), checkpoints)
         assert limit is not None and -60 < limit < 0

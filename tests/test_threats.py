@@ -1,4 +1,4 @@
-"""What an attacker sees of a defence."""
+"""What an attacker sees of a defense."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Squarer(nn.Module):
 
 
 class NoisyHalver(nn.Module):
-    """Undoes the restorer's gain and adds noise: the defence is the identity on average."""
+    """Undoes the restorer's gain and adds noise: the defense is the identity on average."""
 
     def forward(self, image: Tensor, *, generator: Generators = None) -> Tensor:
         assert not isinstance(generator, list)
@@ -117,7 +117,7 @@ class TestExact:
 
     @pytest.mark.parametrize("sampler", SAMPLERS.names())
     def test_it_agrees_with_finite_differences(self, sampler: str) -> None:
-        """Frozen noise makes the defence a function; along random directions, in float64."""
+        """Frozen noise makes the defense a function; along random directions, in float64."""
         image = picture(1, 3, 8, 8)
         model = threat(Defense(Squarer(), purifier(sampler=sampler)), "exact", seeded(1), frozen=True)
         slope = gradient(model, image)
@@ -176,7 +176,7 @@ class TestNoise:
 
 
 class TestBpda:
-    def test_it_runs_the_defence_and_differentiates_the_restorer_where_the_purifier_ended(self) -> None:
+    def test_it_runs_the_defense_and_differentiates_the_restorer_where_the_purifier_ended(self) -> None:
         image, chain = picture(1, 3, 8, 8), purifier()
         model = threat(Defense(Squarer(), chain), "bpda", seeded(1))
         purified = chain(image, generator=seeded(1))
@@ -198,7 +198,7 @@ class TestSurrogate:
         assert torch.equal(gradient(surrogate, image), gradient(exact, image))
 
     @pytest.mark.parametrize(("sampler", "evaluations"), [("one_step", 1), ("ddim", 2), ("ddpm", 2)])
-    def test_it_takes_fewer_steps_and_leaves_the_defence_alone(self, sampler: str, evaluations: int) -> None:
+    def test_it_takes_fewer_steps_and_leaves_the_defense_alone(self, sampler: str, evaluations: int) -> None:
         chain = purifier(sampler=sampler)
         fewer = chain.of_fewer_steps(2)
         assert fewer.evaluations == evaluations

@@ -1,4 +1,4 @@
-"""Attack, purify and restore photos of under-display cameras; measure what the defence is worth.
+"""Attack, purify and restore photos of under-display cameras; measure what the defense is worth.
 
 Names are imported on use (PEP 562): `import udc_defense` imports no torch.
 """

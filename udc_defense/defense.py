@@ -1,4 +1,4 @@
-"""The defence: purifier and restorer as one differentiable module."""
+"""The defense: purifier and restorer as one differentiable module."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Detect an attack by what purification changes: restorer(x) against restorer(purifier(x)).
 
 A clean capture is restored to nearly the same image with and without purification; an attacked one is not. The
-published defence (arXiv 2402.13629) speaks of detecting perturbations without saying how; the score is ours, after the
+published defense (arXiv 2402.13629) speaks of detecting perturbations without saying how; the score is ours, after the
 reconstruction detectors of classification (MagNet, arXiv 1705.09064).
 """
 
@@ -31,13 +31,13 @@ class Detector(nn.Module):
         defense: whose two restorations are compared.
 
     Raises:
-        SettingError: the defence has no purifier.
+        SettingError: the defense has no purifier.
     """
 
     def __init__(self, defense: Defense) -> None:
         super().__init__()
         if defense.purifier is None:
-            raise SettingError("a detector compares with the purified capture; this defence has no purifier.")
+            raise SettingError("a detector compares with the purified capture; this defense has no purifier.")
         self.defense = defense
 
     def forward(self, image: Tensor, *, generator: Generators = None) -> Tensor:

@@ -1,4 +1,4 @@
-"""The defence as a diffusers pipeline: `UDCDefensePipeline.from_pretrained("default")(photo).images[0]`.
+"""The defense as a diffusers pipeline: `UDCDefensePipeline.from_pretrained("default")(photo).images[0]`.
 
 A folder without a restorer calls itself a `DDPMPipeline`, which stock diffusers loads; one with a restorer calls itself
 what it is, because stock diffusers would drop the restorer without a word.

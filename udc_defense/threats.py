@@ -1,6 +1,6 @@
-"""What an attacker sees of a defence, as a module that any attack can be pointed at.
+"""What an attacker sees of a defense, as a module that any attack can be pointed at.
 
-A white-box attack differentiates it; a black-box one queries it: under `oblivious` the restorer, else the defence.
+A white-box attack differentiates it; a black-box one queries it: under `oblivious` the restorer, else the defense.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from udc_defense.transforms.base import Transform
 Kind = Literal["oblivious", "bpda", "surrogate", "exact"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
 WORDS: dict[Kind, str] = {
-    "oblivious": "does not know the defence: sees the restorer alone",
-    "bpda": "runs the defence, and differentiates a stand-in of the purifier or takes it for the identity "
+    "oblivious": "does not know the defense: sees the restorer alone",
+    "bpda": "runs the defense, and differentiates a stand-in of the purifier or takes it for the identity "
     "(arXiv 1802.00420)",
     "surrogate": "differentiates a purifier of fewer steps (arXiv 2308.09678)",
-    "exact": "differentiates the whole defence",
+    "exact": "differentiates the whole defense",
 }
 
 
@@ -41,7 +41,7 @@ def threat(
         defense: under attack.
         kind: one of `KINDS`; `WORDS` says what each knows.
         generator: of the purifier's noise.
-        frozen: the noise is the same at every call, as if the defence had lost its randomness; otherwise fresh.
+        frozen: the noise is the same at every call, as if the defense had lost its randomness; otherwise fresh.
         surrogate_steps: most network evaluations per draw of the surrogate.
 
     Raises:
@@ -62,7 +62,7 @@ def threat(
 
 
 class _Seen(nn.Module):
-    """A defence whose noise comes from a generator of its own, fresh or frozen."""
+    """A defense whose noise comes from a generator of its own, fresh or frozen."""
 
     def __init__(self, defense: Defense, generator: torch.Generator | None, frozen: bool) -> None:
         super().__init__()

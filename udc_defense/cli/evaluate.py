@@ -1,4 +1,4 @@
-"""`udc-defense evaluate`: is this restorer robust, and what does the defence cost?"""
+"""`udc-defense evaluate`: is this restorer robust, and what does the defense cost?"""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ PRESETS = ("quick", "paper", "full")
 
 def add(commands: Any) -> None:
     """Add the command."""
-    words = "measure how robust restorers and defences are, and what that costs: rows, summary and report"
+    words = "measure how robust restorers and defenses are, and what that costs: rows, summary and report"
     parser = command(commands, "evaluate", _evaluate, words)
     parser.add_argument("--preset", choices=PRESETS, default="quick", help="quick needs no data (default)")
     parser.add_argument(

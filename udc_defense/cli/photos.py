@@ -314,7 +314,7 @@ def _print_scores(row: dict[str, Any], detector: dict[str, Any] | None) -> None:
     psnr = {key: value for key, value in row["psnr"].items() if value is not None}
     say(f"{row['image']}: " + ", ".join(f"{key} {value:.2f} dB" for key, value in psnr.items()))
     if row["recovered"] is not None:
-        say(f"  the defence recovered {row['recovered']:.0%} of what the attack took")
+        say(f"  the defense recovered {row['recovered']:.0%} of what the attack took")
     if detector and row["detection"]:
         say(f"  the detector's score: {_detected(row['detection'], detector['threshold'])}")
     for words in row["flags"]:

@@ -25,7 +25,7 @@ optics and numbers here are our own.
 """
 LIMITS = """### What it is not
 - Trained and measured on simulated optics; real phones differ in colours and noise.
-- One photo proves nothing: the tab *Robustness* has the means, also against the attacker who knows the defence, who is
+- One photo proves nothing: the tab *Robustness* has the means, also against the attacker who knows the defense, who is
   the one that counts.
 - A share of what was given back flatters a fragile restorer; dB beside it do not.
 - Every number under attack is an upper bound: a stronger attack may come. Only the tab *Certify* bounds all attacks,

@@ -78,8 +78,8 @@ class Certificates:
         path = chosen_photo(photo)
         if samples not in SAMPLES:
             raise SettingError(f"{samples!r} samples are not one of {', '.join(map(str, SAMPLES))}.")
-        # Neither the attack nor the defence matters: a certificate speaks of all attacks, and of a diffusion model.
-        choices = choose(**fields | {"attack": "off", "defence": "paper", "sampler": ""})
+        # Neither the attack nor the defense matters: a certificate speaks of all attacks, and of a diffusion model.
+        choices = choose(**fields | {"attack": "off", "defense": "paper", "sampler": ""})
         yield status("running", "Reading the photo"), "", "", []
         defense = self.networks.defense(choices)
         assert isinstance(defense.purifier, DiffusionPurifier)

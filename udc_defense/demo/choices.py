@@ -26,7 +26,7 @@ GRADIENT_STEPS, QUERY_STEPS = (10, 50), (200, 1000)
 REPEATS, MAX_STEPS_IN_ALL = ("restarts", "searches"), 1000
 MAX_SEED = 2**31 - 1
 METHODS = ("none", *ATTACKS.names())
-DEFENCES = tuple(dict.fromkeys(["none", DIFFUSION.sampler, *SAMPLERS.names(), *TRANSFORMS.names()]))
+DEFENSES = tuple(dict.fromkeys(["none", DIFFUSION.sampler, *SAMPLERS.names(), *TRANSFORMS.names()]))
 NORMS = ("linf", "l2")
 PURIFIER_STEPS = 5  # of the samplers that can choose
 
@@ -77,7 +77,7 @@ class Choices:
         """Fields stop in the browser only: whoever calls the API meets the limits here."""
         _check_name("panel", self.panel, PANELS)
         _check_name("attack method", self.method, METHODS)
-        _check_name("defence method", self.sampler, DEFENCES)
+        _check_name("defense method", self.sampler, DEFENSES)
         _check_name("norm", self.norm, NORMS)
         _check_name("objective", self.objective, OBJECTIVES)
         _check_name("threat", self.threat, KINDS)
@@ -118,7 +118,7 @@ class Choices:
         return ATTACKS.get(self.method).parse_options(given)
 
     def settings(self) -> case.Settings:
-        """For the library. Without a defence, an attacker who knows it is the same as one who does not."""
+        """For the library. Without a defense, an attacker who knows it is the same as one who does not."""
         shared: dict[str, Any] = {"eps": float(self.eps), "steps": int(self.attack_steps)}
         shared |= {"norm": self.norm, "objective": self.objective}
         against = self.threat if "none" not in (self.method, self.sampler) else "oblivious"
@@ -132,7 +132,7 @@ class Choices:
         )
 
     def purification(self, weights: str) -> Purification | None:
-        """None where there is no defence; a plain transform has its default strength.
+        """None where there is no defense; a plain transform has its default strength.
 
         Args:
             weights: of the diffusion model.

@@ -1,4 +1,4 @@
-"""The left side: photo, panel, attack, defence, and Run; all that is finer is folded away."""
+"""The left side: photo, panel, attack, defense, and Run; all that is finer is folded away."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import gradio as gr
 
 from udc_defense.checkpoints import embedded_names
 from udc_defense.demo import presets, view
-from udc_defense.demo.choices import DEFENCES, step_limits, takes
+from udc_defense.demo.choices import DEFENSES, step_limits, takes
 from udc_defense.demo.engine import seconds
 from udc_defense.demo.handlers import QUIET, for_visitors, unopened
 from udc_defense.demo.link import FIELDS, named
@@ -81,7 +81,7 @@ def add_controls(networks: Networks, folder: Path) -> Controls:
         filterable=False,
         elem_id="panel",
     )
-    fields |= _attack() | _defence() | _more()
+    fields |= _attack() | _defense() | _more()
     plan = gr.Markdown(plan_words(networks, *FIELDS.values()), elem_id="plan")
     with gr.Row(elem_classes="udc-buttons"):
         run = gr.Button("Run", variant="primary", scale=3, min_width=120, elem_id="run")
@@ -127,7 +127,7 @@ def _attack() -> dict[str, Any]:
         fields["threat"] = gr.Dropdown(
             AS_PRESET + [(words, kind) for kind, words in view.THREATS.items()],
             value="",
-            label="What the attacker knows of the defence",
+            label="What the attacker knows of the defense",
             info="Attacks that see outputs only query it and differentiate nothing.",
             filterable=False,
             elem_id="threat",
@@ -148,11 +148,11 @@ def _attack() -> dict[str, Any]:
     return fields
 
 
-def _defence() -> dict[str, Any]:
-    fields: dict[str, Any] = {"defence": _row("Defence", presets.DEFENCES, presets.DEFENCE, "defence")}
-    _, level, draws = defence_details(presets.DEFENCE, "", "")
-    words = [(SAMPLER_WORDS.get(name) or view.defence_words(name), name) for name in DEFENCES if name != "none"]
-    with gr.Accordion("Details of the defence", open=False, elem_id="defence-details"):
+def _defense() -> dict[str, Any]:
+    fields: dict[str, Any] = {"defense": _row("Defense", presets.DEFENSES, presets.DEFENSE, "defense")}
+    _, level, draws = defense_details(presets.DEFENSE, "", "")
+    words = [(SAMPLER_WORDS.get(name) or view.defense_words(name), name) for name in DEFENSES if name != "none"]
+    with gr.Accordion("Details of the defense", open=False, elem_id="defense-details"):
         fields["sampler"] = gr.Dropdown(
             AS_PRESET + words, value="", label="Method", filterable=False, elem_id="sampler"
         )
@@ -164,7 +164,7 @@ def _defence() -> dict[str, Any]:
 
 def _more() -> dict[str, Any]:
     with gr.Accordion("Networks and seed", open=False, elem_id="networks"):
-        restorer, purifier = _network("restorer", "default"), _network("purifier", "as the defence says")
+        restorer, purifier = _network("restorer", "default"), _network("purifier", "as the defense says")
         seed = _number("Seed", "seed", "a new one for every run")
     return {"restorer": restorer, "purifier": purifier, "seed": seed}
 
@@ -210,9 +210,9 @@ def _follow(networks: Networks, controls: Controls, plan: gr.Markdown) -> None:
         **QUIET,
     )
     gr.on(
-        [fields["defence"].change, fields["sampler"].change, fields["purifier"].change],
-        defence_details,
-        [fields["defence"], fields["sampler"], fields["purifier"]],
+        [fields["defense"].change, fields["sampler"].change, fields["purifier"].change],
+        defense_details,
+        [fields["defense"], fields["sampler"], fields["purifier"]],
         [fields["sampler"], fields["noise_level"], fields["draws"]],
         trigger_mode="always_last",
         **QUIET,
@@ -236,12 +236,12 @@ def attack_details(attack: str, method: str) -> tuple[Any, ...]:
     )
 
 
-def defence_details(defence: str, sampler: str, purifier: str) -> tuple[Any, ...]:
+def defense_details(defense: str, sampler: str, purifier: str) -> tuple[Any, ...]:
     """Updates of method, noise level and draws; only a diffusion model has the last two."""
-    choices = choose(defence=defence, sampler=sampler, purifier=purifier)
+    choices = choose(defense=defense, sampler=sampler, purifier=purifier)
     diffuses = choices.sampler in SAMPLERS.names()
     return (
-        gr.update(visible=defence != "off"),
+        gr.update(visible=defense != "off"),
         gr.update(visible=diffuses, placeholder=str(choices.noise_level)),
         gr.update(visible=diffuses, placeholder=str(choices.draws)),
     )
@@ -254,15 +254,15 @@ def plan_words(networks: Networks, *values: Any) -> str:
         choices = choose(**fields)
     except (SettingError, CheckpointError) as error:
         return f"⚠ {for_visitors(str(error))}"
-    attack, defence = presets.ATTACKS[fields["attack"]], presets.DEFENCES[fields["defence"]]
+    attack, defense = presets.ATTACKS[fields["attack"]], presets.DEFENSES[fields["defense"]]
     changed = [
         name
         for name in FIELDS
-        if name in (*presets.ATTACK_DETAILS, *presets.DEFENCE_DETAILS, "purifier") and fields[name] not in (None, "")
+        if name in (*presets.ATTACK_DETAILS, *presets.DEFENSE_DETAILS, "purifier") and fields[name] not in (None, "")
     ]
     details = f" Your details override: {', '.join(changed).replace('_', ' ')}." if changed else ""
     return (
-        f"**Attack:** {attack.words}\n\n**Defence:** {defence.words}\n\n"
+        f"**Attack:** {attack.words}\n\n**Defense:** {defense.words}\n\n"
         f"{details} For a photo of 256×256 that takes {_about(seconds(networks, choices))} here."
     )
 

@@ -25,7 +25,7 @@ from udc_defense.optics import panel_psf
 
 INTRO = """# Attack and defend a camera under a display
 A phone camera under its display sees through the pixels, and a network repairs the photo. An **attack** adds a change
-too small to see that makes the repair fail. The **defence** drowns that change in noise, and a network takes the noise
+too small to see that makes the repair fail. The **defense** drowns that change in noise, and a network takes the noise
 out again before the photo is repaired. Press **Run** to see what either is worth."""
 
 
@@ -68,11 +68,11 @@ def _page(networks: Networks, gpu: Callable[..., Any], folder: Path) -> gr.Block
 def _name_networks(networks: Networks, controls: Controls, model: gr.Markdown) -> None:
     """Say what a network is as soon as it is named, or why it cannot be had."""
     texts = [controls.fields[name] for name in ("restorer", "purifier")]
-    lists = [controls.fields[name] for name in ("defence", "sampler")]
+    lists = [controls.fields[name] for name in ("defense", "sampler")]
 
-    def line(restorer: str, purifier: str, defence: str, sampler: str) -> str:
+    def line(restorer: str, purifier: str, defense: str, sampler: str) -> str:
         try:
-            choices = choose(restorer=restorer, purifier=purifier, defence=defence, sampler=sampler)
+            choices = choose(restorer=restorer, purifier=purifier, defense=defense, sampler=sampler)
             return networks.line(choices)
         except UDCDefenseError as error:
             return f"⚠ {for_visitors(str(error))}"

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 from urllib.parse import urlencode
 
-from udc_defense.demo.presets import ATTACK, DEFENCE, choose
+from udc_defense.demo.presets import ATTACK, DEFENSE, choose
 
 LONGEST = 200  # characters of one value
 
@@ -16,7 +16,7 @@ FIELDS: dict[str, Any] = {
     "captured": False,
     "panel": "axon20",
     "attack": ATTACK,
-    "defence": DEFENCE,
+    "defense": DEFENSE,
     "method": "",
     "eps": "",
     "steps": "",

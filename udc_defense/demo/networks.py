@@ -81,7 +81,7 @@ class Networks:
         return ["restorer"] + (["purifier"] if purification and not purification.is_transform else [])
 
     def purifier_facts(self, choices: Choices) -> dict[str, Any] | None:
-        """What a report says of the defence; of its weights, their name for the world."""
+        """What a report says of the defense; of its weights, their name for the world."""
         purification = self.purification(choices)
         if purification is None:
             return None
@@ -93,7 +93,7 @@ class Networks:
         return {f"{kind} {self.label(kind, choices)}": found for kind, found in self.sums(choices).items()}
 
     def threshold(self, choices: Choices) -> float | None:
-        """Of the detector in dB; None where it was calibrated for other networks or another defence."""
+        """Of the detector in dB; None where it was calibrated for other networks or another defense."""
         facts = self.purifier_facts(choices)
         return None if facts is None else calibrated(facts, self.checkpoints(choices))
 

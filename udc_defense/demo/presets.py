@@ -1,4 +1,4 @@
-"""What the few visible controls stand for: presets of attack and defence, sets of choices that details override."""
+"""What the few visible controls stand for: presets of attack and defense, sets of choices that details override."""
 
 from __future__ import annotations
 
@@ -28,25 +28,25 @@ ATTACKS = {
     "off": Preset("Off", "No attack: what the display and the networks do to the photo.", {"method": "none"}),
     "quick": Preset(
         "Quick",
-        "PGD, {steps} steps, ε = {eps:g}/255. The attacker **does not know** the defence, which flatters the defence.",
+        "PGD, {steps} steps, ε = {eps:g}/255. The attacker **does not know** the defense, which flatters the defense.",
         {"method": "pgd", "eps": 4.0, "steps": 10, "threat": "oblivious"},
     ),
     "strong": Preset(
         "Strong",
-        "Auto-PGD, {steps} steps, ε = {eps:g}/255. The attacker **does not know** the defence, which flatters the "
-        "defence.",
+        "Auto-PGD, {steps} steps, ε = {eps:g}/255. The attacker **does not know** the defense, which flatters the "
+        "defense.",
         {"method": "apgd", "eps": 4.0, "steps": 50, "threat": "oblivious"},
     ),
     "adaptive": Preset(
         "Adaptive",
-        "PGD, {steps} steps, ε = {eps:g}/255, along the exact gradient: the attacker **knows the defence**. Slow, for "
-        "every step goes through all of the defence and back.",
+        "PGD, {steps} steps, ε = {eps:g}/255, along the exact gradient: the attacker **knows the defense**. Slow, for "
+        "every step goes through all of the defense and back.",
         {"method": "pgd", "eps": 4.0, "steps": 5, "threat": "exact"},
     ),
 }
 TRAINED = {"sampler": DEFAULT.sampler, "noise_level": DEFAULT.noise_level, "purifier": DEFAULT.weights}
-DEFENCES = {
-    "off": Preset("Off", "No defence.", {"sampler": "none"}),
+DEFENSES = {
+    "off": Preset("Off", "No defense.", {"sampler": "none"}),
     "fast": Preset(
         "Fast",
         "The library's default: noise (level {noise_level}), taken out in one step by a network trained to.",
@@ -63,13 +63,13 @@ DEFENCES = {
         TRAINED | {"draws": 8},
     ),
 }
-ATTACK, DEFENCE = "quick", "fast"
+ATTACK, DEFENSE = "quick", "fast"
 ATTACK_DETAILS = ("method", "eps", "steps", "threat", "objective", "norm", "options")
-DEFENCE_DETAILS = ("sampler", "noise_level", "draws")
+DEFENSE_DETAILS = ("sampler", "noise_level", "draws")
 NUMBERS = ("eps", "steps", "noise_level", "draws", "seed")
 
 
-def choose(attack: str = ATTACK, defence: str = DEFENCE, **details: Any) -> Choices:
+def choose(attack: str = ATTACK, defense: str = DEFENSE, **details: Any) -> Choices:
     """The choices of two presets and of details; a detail that is None or empty is as in its preset.
 
     Off is off, whatever the details say. Another method has its own usual steps; another sampler, or another purifier
@@ -79,8 +79,8 @@ def choose(attack: str = ATTACK, defence: str = DEFENCE, **details: Any) -> Choi
         SettingError: a preset is unknown or a detail out of range.
     """
     given = {name: _read(name, value) for name, value in details.items() if value not in (None, "")}
-    attacking, defending = dict(_preset("attack", attack, ATTACKS)), dict(_preset("defence", defence, DEFENCES))
-    for off, names in ((attack == "off", ATTACK_DETAILS), (defence == "off", DEFENCE_DETAILS)):
+    attacking, defending = dict(_preset("attack", attack, ATTACKS)), dict(_preset("defense", defense, DEFENSES))
+    for off, names in ((attack == "off", ATTACK_DETAILS), (defense == "off", DEFENSE_DETAILS)):
         if off:
             given = {name: value for name, value in given.items() if name not in names}
     if given.get("method", attacking["method"]) != attacking["method"]:

@@ -22,7 +22,7 @@ LEFT, RIGHT = "attacked_restored", "defended_attacked"
 READY = status("idle", "Ready. Choose a photo and press Run.")
 WELCOME = (
     "The photo's capture through the display is simulated, attacked, purified and restored. "
-    "Every stage appears here as soon as it is ready, with what the attack took and what the defence gave back."
+    "Every stage appears here as soon as it is ready, with what the attack took and what the defense gave back."
 )
 AGAIN = (
     "The zip holds the photo, every stage in 8 and in 16 bit, `report.json` and `recipe.json`. The same pixels on your "

@@ -1,4 +1,4 @@
-"""The published results, read from their files: what the defence is worth on many photos, not on one."""
+"""The published results, read from their files: what the defense is worth on many photos, not on one."""
 
 from __future__ import annotations
 
@@ -64,12 +64,12 @@ def add_robustness_tab() -> None:
         color_map=COLOURS,
         color_title=" ",
         y_title="PSNR, dB",
-        title="The attacker does not know the defence (PGD, 20 steps)",
+        title="The attacker does not know the defense (PGD, 20 steps)",
         height=380,
         elem_id="plot",
     )
     table = gr.Markdown(spine.table(results, "heldout"), elem_id="numbers", elem_classes="udc-wide")
-    gr.Markdown("### The attacker who knows the defence")
+    gr.Markdown("### The attacker who knows the defense")
     adaptive = gr.Markdown(spine.adaptive_table(results, "heldout"), elem_classes="udc-wide")
 
     def shown(split: str, metric: str) -> tuple[object, str, str]:
@@ -106,7 +106,7 @@ def _made(results: Results) -> str:
 def _attacks(path: Path) -> str:
     suite = read_results(path)
     tables = (attack_tables.oblivious_table(suite, "heldout"), attack_tables.adaptive_table(suite, "heldout"))
-    known = "\n\nThe attacker who knows the defence:\n\n".join(tables)
+    known = "\n\nThe attacker who knows the defense:\n\n".join(tables)
     return f"{attack_tables.verdict(suite)}\n\n{known}\n\n{_made(suite)}"
 
 

@@ -14,7 +14,7 @@ from udc_defense.demo.choices import Choices
 from udc_defense.demo.downloads import downloads
 from udc_defense.demo.handlers import Update, chosen_photo, guarded
 from udc_defense.demo.networks import Networks
-from udc_defense.demo.presets import ATTACK, DEFENCE, choose
+from udc_defense.demo.presets import ATTACK, DEFENSE, choose
 from udc_defense.demo.progress import Progress, status
 from udc_defense.demo.verdict import suspicion, verdict
 from udc_defense.device import best_device
@@ -38,7 +38,7 @@ class Runs:
         captured: bool = False,
         panel: str = "axon20",
         attack: str = ATTACK,
-        defence: str = DEFENCE,
+        defense: str = DEFENSE,
         method: str | None = None,
         eps: float | None = None,
         steps: int | None = None,
@@ -55,22 +55,22 @@ class Runs:
     ) -> Iterator[Update]:
         """Attack, purify and restore one photo; every stage is sent as soon as it is there.
 
-        What is null or empty is as the presets `attack` and `defence` say. What an attack does not take is ignored.
+        What is null or empty is as the presets `attack` and `defense` say. What an attack does not take is ignored.
 
         Args:
             photo: any image; large ones are scaled down.
             captured: the photo already comes from an under-display camera; otherwise its capture is simulated.
             panel: the display in front of the camera: axon20, toled or poled.
             attack: off, quick, strong or adaptive.
-            defence: off, fast, paper or best.
+            defense: off, fast, paper or best.
             method: of the attack: one of the library's, such as pgd, apgd, cw (see gradients), square (outputs only).
             eps: largest change, in units of 1/255, 0 to 16.
             steps: of the attack, 1 to 50, of one that sees outputs only to 1000.
-            threat: what the attacker knows of the defence: oblivious, bpda, surrogate or exact.
+            threat: what the attacker knows of the defense: oblivious, bpda, surrogate or exact.
             objective: what the attack makes worse: mse, l1, ssim or ms_ssim.
             norm: linf or l2.
             options: the attack's own, such as restarts=2, momentum=0.75.
-            sampler: of the defence: one_step, ddim, ddpm, dpm_solver, ode, or a plain transform such as jpeg.
+            sampler: of the defense: one_step, ddim, ddpm, dpm_solver, ode, or a plain transform such as jpeg.
             noise_level: forward diffusion steps, 0 to 100.
             draws: purifications that are averaged, 1 to 8.
             restorer: embedded name, or owner/name[@revision] on the Hugging Face Hub.
@@ -116,7 +116,7 @@ class Runs:
         self,
         photo: str | None,
         attack: str = ATTACK,
-        defence: str = DEFENCE,
+        defense: str = DEFENSE,
         method: str | None = None,
         eps: float | None = None,
         steps: int | None = None,
@@ -136,7 +136,7 @@ class Runs:
         Args:
             photo: a capture of an under-display camera.
             attack: quick, strong or adaptive.
-            defence: which an attacker who knows it attacks: off, fast, paper or best.
+            defense: which an attacker who knows it attacks: off, fast, paper or best.
             method: as in /run, like all that follow.
             eps: largest change, in units of 1/255.
             steps: of the attack.
@@ -144,9 +144,9 @@ class Runs:
             objective: mse, l1, ssim or ms_ssim.
             norm: linf or l2.
             options: the attack's own.
-            sampler: of the defence.
-            noise_level: of the defence.
-            draws: of the defence.
+            sampler: of the defense.
+            noise_level: of the defense.
+            draws: of the defense.
             restorer: embedded name or Hub id.
             purifier: embedded name or Hub id.
             seed: null draws one.
@@ -160,7 +160,7 @@ class Runs:
     def purify(
         self,
         photo: str | None,
-        defence: str = DEFENCE,
+        defense: str = DEFENSE,
         sampler: str | None = None,
         noise_level: int | None = None,
         draws: int | None = None,
@@ -171,7 +171,7 @@ class Runs:
 
         Args:
             photo: a capture of an under-display camera, attacked or not.
-            defence: fast, paper or best.
+            defense: fast, paper or best.
             sampler: as in /run, like all that follow.
             noise_level: forward diffusion steps, 0 to 100.
             draws: purifications that are averaged, 1 to 8.
@@ -194,7 +194,7 @@ class Runs:
         Returns:
             Status (HTML), and the restored image as a PNG.
         """
-        fields = {"attack": "off", "defence": "off", "restorer": restorer}
+        fields = {"attack": "off", "defense": "off", "restorer": restorer}
         yield from guarded(self._stage(photo, fields, self._restored), 2, photo)
 
     def _stage(self, photo: str | None, fields: dict[str, Any], stage: Stage) -> Iterator[Update]:

@@ -1,4 +1,4 @@
-"""What a result means, in words: what the attack took, what the defence gave back, and whether the detector noticed."""
+"""What a result means, in words: what the attack took, what the defense gave back, and whether the detector noticed."""
 
 from __future__ import annotations
 
@@ -8,24 +8,24 @@ HURTS = 0.05  # dB: smaller differences are called none
 
 
 def verdict(result: Result, settings: Settings) -> str:
-    """In words, what the attack took and what the defence gave back, also where that is nothing or less."""
+    """In words, what the attack took and what the defense gave back, also where that is nothing or less."""
     psnr, how = result.scores("psnr"), _how(result, settings)
     sentences = _with_truth(psnr, result.threat, how) if result.has_truth else _without_truth(psnr, result, how)
     return " ".join(sentences)
 
 
 def suspicion(result: Result, threshold: float | None) -> str:
-    """Whether the detector notices the attack, or why that cannot be said; nothing without a defence."""
+    """Whether the detector notices the attack, or why that cannot be said; nothing without a defense."""
     scores = result.detection()
     if scores is None:
         return ""
     if threshold is None:
         return (
-            "Whether the detector notices is not known: it is calibrated for the default defence (Fast) and our "
+            "Whether the detector notices is not known: it is calibrated for the default defense (Fast) and our "
             "networks only."
         )
     levels = {kind: f"{score:.1f} dB, threshold {threshold:.1f} dB" for kind, score in scores.items()}
-    detector = "The detector, which compares the images restored with and without the defence,"
+    detector = "The detector, which compares the images restored with and without the defense,"
     alarm = scores["clean"] > threshold
     if "attacked" not in scores:
         said = "takes this untouched capture for attacked" if alarm else "finds nothing suspicious"
@@ -71,7 +71,7 @@ def _with_truth(psnr: dict[str, float | None], threat: str, how: list[str]) -> l
         )
     defended, unattacked = psnr["defended_attacked"], psnr["defended_clean"]
     if threat != "oblivious" and defended is not None:
-        # Against what the defence leaves unattacked: its own cost is not the attacker's doing.
+        # Against what the defense leaves unattacked: its own cost is not the attacker's doing.
         sentences += [_adaptive(restored if unattacked is None else unattacked, defended, attacked), *how]
     elif attacked is not None:
         taken = _moved(restored - attacked, "took", "added")
@@ -80,16 +80,16 @@ def _with_truth(psnr: dict[str, float | None], threat: str, how: list[str]) -> l
             sentences.append(_given_back(restored, attacked, defended))
     if unattacked is not None:
         sentences.append(
-            f"On the same photo without an attack the defence {_moved(restored - unattacked, 'costs', 'gains')}."
+            f"On the same photo without an attack the defense {_moved(restored - unattacked, 'costs', 'gains')}."
         )
     return sentences
 
 
 def _adaptive(before: float, defended: float, bare: float | None) -> str:
     """The attack was made for the defended restorer; what it does to the bare one is a side effect."""
-    side = "" if bare is None else f"; the same image without the defence: {bare:.1f} dB"
+    side = "" if bare is None else f"; the same image without the defense: {bare:.1f} dB"
     moved = _moved(before - defended, "took", "added")
-    return f"The attacker who knows the defence {moved} in spite of it ({before:.1f} → {defended:.1f} dB{side})."
+    return f"The attacker who knows the defense {moved} in spite of it ({before:.1f} → {defended:.1f} dB{side})."
 
 
 def _noise_control(psnr: dict[str, float | None], restored: float) -> str:
@@ -100,11 +100,11 @@ def _noise_control(psnr: dict[str, float | None], restored: float) -> str:
 def _given_back(restored: float, attacked: float, defended: float) -> str:
     lost, back = restored - attacked, defended - attacked
     if back < -HURTS:
-        return f"The defence made it worse: it took another **{-back:.1f} dB**."
+        return f"The defense made it worse: it took another **{-back:.1f} dB**."
     if back <= HURTS:
-        return "The defence gave back **nothing**."
+        return "The defense gave back **nothing**."
     share = f", {100 * back / lost:.0f} % of what was lost" if lost > 0.5 else ""
-    return f"The defence gave back **{back:.1f} dB**{share}."
+    return f"The defense gave back **{back:.1f} dB**{share}."
 
 
 def _without_truth(psnr: dict[str, float | None], result: Result, how: list[str]) -> list[str]:
@@ -115,9 +115,9 @@ def _without_truth(psnr: dict[str, float | None], result: Result, how: list[str]
     attacked, defended = _level(psnr["attacked_restored"]), _level(psnr["defended_attacked"])
     knows = result.threat != "oblivious"
     if knows and "defended_attacked" in result.images:
-        side = f"the same image without the defence: {attacked}"
+        side = f"the same image without the defense: {attacked}"
         sentences.append(
-            f"The attacker who knows the defence moves the result to **{defended}** in spite of it ({side})."
+            f"The attacker who knows the defense moves the result to **{defended}** in spite of it ({side})."
         )
     elif "attacked_restored" in result.images:
         noisy = _level(psnr["noise_restored"]) if "noise_restored" in result.images else None
@@ -125,10 +125,10 @@ def _without_truth(psnr: dict[str, float | None], result: Result, how: list[str]
         sentences.append(f"The attack moves the result to **{attacked}** from it{control}.")
     sentences += how
     if not knows and "defended_attacked" in result.images:
-        sentences.append(f"With the defence it comes out at **{defended}**{_nearer(psnr)}.")
+        sentences.append(f"With the defense it comes out at **{defended}**{_nearer(psnr)}.")
     if "defended_clean" in result.images:
         unattacked = _level(psnr["defended_clean"])
-        sentences.append(f"The defence alone, without an attack, moves the result to {unattacked}.")
+        sentences.append(f"The defense alone, without an attack, moves the result to {unattacked}.")
     return sentences
 
 
@@ -139,7 +139,7 @@ def _nearer(psnr: dict[str, float | None]) -> str:
     nearer = defended - attacked
     if abs(nearer) <= HURTS:
         return ", no nearer"
-    return f", {abs(nearer):.1f} dB {'nearer' if nearer > 0 else 'further away: the defence made it worse'}"
+    return f", {abs(nearer):.1f} dB {'nearer' if nearer > 0 else 'further away: the defense made it worse'}"
 
 
 def _moved(change: float, took: str, added: str) -> str:

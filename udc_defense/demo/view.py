@@ -68,7 +68,7 @@ def _option_words(option: Option) -> str:
     return f"`{option.name}={option.default}`{alternatives}: {first_sentence}."
 
 
-def defence_words(name: str) -> str:
+def defense_words(name: str) -> str:
     """Of a sampler without words of its own, or of a plain transform."""
     if name not in TRANSFORMS.names():
         return name

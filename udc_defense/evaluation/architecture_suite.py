@@ -1,4 +1,4 @@
-"""The protocol behind `results/architectures.json`: restorers of other architectures under one attack and one defence.
+"""The protocol behind `results/architectures.json`: restorers of other architectures under one attack and one defense.
 
 The paper (arXiv 2402.13629) attacks seven published networks. These are small versions of such networks that were
 trained for about half an hour each on equal captures, on the 128² centres of the held-out crops. Behind each: the

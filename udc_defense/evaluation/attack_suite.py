@@ -1,7 +1,7 @@
-"""The protocol behind `results/attacks.json`: every attack, and the attacker who knows the defence.
+"""The protocol behind `results/attacks.json`: every attack, and the attacker who knows the defense.
 
 On the 128² centre of every crop: each attack on the bare restorer, and what a diffusion model that the attacker does
-not know saves. On the crops marked adaptive: the attacker who knows the defence, by default or by diffusion. The
+not know saves. On the crops marked adaptive: the attacker who knows the defense, by default or by diffusion. The
 universal perturbation is made for the captures of `val`: those of `heldout` it has never seen.
 """
 
@@ -95,7 +95,7 @@ def describe() -> dict[str, Any]:
         "eps_in_255ths": 4,
         "default": DEFAULT.facts(),
         "diffusion": DIFFUSION.facts(),
-        "adaptive": "fresh noise in every evaluation; gradients through all draws of the defence",
+        "adaptive": "fresh noise in every evaluation; gradients through all draws of the defense",
         "resubmissions": RESUBMISSIONS,
         "cw_target_psnr": TARGET_PSNR,
         "control": "the attack's own magnitudes with random signs",

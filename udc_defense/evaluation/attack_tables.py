@@ -15,11 +15,11 @@ from udc_defense.evaluation.purification import DIFFUSION
 from udc_defense.evaluation.runner import Results
 from udc_defense.evaluation.spine import mean
 
-RADII = ("PGD-20, ε = 2", "PGD-20", "PGD-20, ε = 8")  # of the attacker who knows the defence
+RADII = ("PGD-20, ε = 2", "PGD-20", "PGD-20, ε = 8")  # of the attacker who knows the defense
 
 
 def oblivious_table(results: Results, split: str) -> str:
-    """Markdown: every attack against the bare restorer, and what the defence that it ignores leaves of it."""
+    """Markdown: every attack against the bare restorer, and what the defense that it ignores leaves of it."""
     head = ("attack", "sees", "forwards", "backwards", "δ RMS (1/255)", "attacked, restored", "random noise, restored")
     lines = _head(*head, f"purified ({DIFFUSION.words}), restored", "crops")
     for entry, rows in _measured(results, OBLIVIOUS, split):
@@ -33,14 +33,14 @@ def oblivious_table(results: Results, split: str) -> str:
 
 
 def adaptive_table(results: Results, split: str) -> str:
-    """Markdown: the attacker who knows the defence; one answer, many answers, and the same for clean captures."""
-    head = ("attack", "knows", "defence", "random noise, restored", "defended, one shot", "mean ± std")
+    """Markdown: the attacker who knows the defense; one answer, many answers, and the same for clean captures."""
+    head = ("attack", "knows", "defense", "random noise, restored", "defended, one shot", "mean ± std")
     lines = _head(*head, "worst of 8", "clean, mean ± std", "clean, worst of 8", "crops")
     for entry, rows in _measured(results, ADAPTIVE, split):
         spreads = [cell for key in ("defended_attacked", "defended_clean") for cell in _spread(rows, key)]
         one, control = (f"{mean(rows, 'psnr', key):.2f}" for key in ("defended_attacked", "noise_restored"))
-        defence = entry.purification.words
-        lines.append(_line(entry.title, _knows(entry), defence, control, one, *spreads, str(len(rows))))
+        defense = entry.purification.words
+        lines.append(_line(entry.title, _knows(entry), defense, control, one, *spreads, str(len(rows))))
     return "\n".join(lines)
 
 
@@ -74,7 +74,7 @@ def verdict(results: Results, split: str = "heldout") -> str:
     raised = [flag.check for flag in raised_flags(results, split) if flag.raised and flag.check != "randomised"]
     asked = f" The best black box, {_least(black)}." if black else ""
     return (
-        f"At ε = 4/255 the strongest attack on the bare restorer, {_least(white)}.{asked} The defence, attacked by one "
+        f"At ε = 4/255 the strongest attack on the bare restorer, {_least(white)}.{asked} The defense, attacked by one "
         f"who does not know it, keeps {mean(plain, 'psnr', 'defended_attacked'):.1f} dB of the "
         f"{mean(plain, 'psnr', 'defended_clean'):.1f} dB that it has on clean captures, where the bare restorer falls "
         f"to {mean(plain, 'psnr', 'attacked_restored'):.1f} dB. The one who differentiates it ({worst}) brings it to "
@@ -82,7 +82,7 @@ def verdict(results: Results, split: str = "heldout") -> str:
         f"{RESUBMISSIONS} answers counts (clean: {clean['worst']:.1f} dB). Random noise of the same norm leaves "
         f"the bare restorer {mean(rows, 'psnr', 'noise_restored'):.1f} dB. "
         + _limit(results, split)
-        + (f"Flags raised: {'; '.join(raised)}." if raised else "No flag is raised but that the defence is randomised.")
+        + (f"Flags raised: {'; '.join(raised)}." if raised else "No flag is raised but that the defense is randomised.")
         + _missing(results, split)
     )
 
@@ -98,7 +98,7 @@ def _limit(results: Results, split: str) -> str:
     fails = " and ".join(f"{eps:g}" for eps, psnr in left.items() if psnr < captured)
     where = f"at {fails} it is" if fails else "nowhere is it"
     return (
-        f"The capture that is to be restored has {captured:.1f} dB, and PGD-20 by one who differentiates the defence "
+        f"The capture that is to be restored has {captured:.1f} dB, and PGD-20 by one who differentiates the defense "
         f"leaves {told}: {where} worse than no restoration at all. "
     )
 
@@ -132,14 +132,14 @@ def _missing(results: Results, split: str) -> str:
 
 
 def raised_flags(results: Results, split: str) -> list[Flag]:
-    """Every check, for the bare restorer and for the defence under the attacker who knows it."""
+    """Every check, for the bare restorer and for the defense under the attacker who knows it."""
     bare = {e.title: mean(r, "psnr", "attacked_restored") for e, r in _comparable(results, OBLIVIOUS, split)}
     known = {e.title: mean(r, "psnr", "defended_attacked") for e, r in _comparable(results, KNOWING, split)}
     rows = [row for _, found in _measured(results, KNOWING, split) for row in found]
     damage = {e.title: mean(r, "psnr", "defended_attacked") for e, r in _measured(results, KNOWING, split)}
     unknowing = known.pop(KNOWING[0].title)
     found = [flags.zero_gradients(rows)]
-    for words, psnr, entries in (("restorer", bare, OBLIVIOUS), ("defence", known, KNOWING)):
+    for words, psnr, entries in (("restorer", bare, OBLIVIOUS), ("defense", known, KNOWING)):
         white, black = _by_sight(psnr, entries)
         if black:
             found.append(flags.black_box_wins(white, black, words))

@@ -1,4 +1,4 @@
-"""How sure a mean over images is, and a difference between two defences that were measured on the same ones."""
+"""How sure a mean over images is, and a difference between two defenses that were measured on the same ones."""
 
 from __future__ import annotations
 

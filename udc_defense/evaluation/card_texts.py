@@ -48,8 +48,8 @@ ARXIV = "[arXiv {0}](https://arxiv.org/abs/{0})"
 PAPER = "2402.13629"
 PURIFICATION = "the paper on purifying under-display captures, " + ARXIV.format(PAPER)
 
-AS_A_DEFENCE = (
-    "As a defence ({defence}): mean PSNR in dB of the restored held-out crops. {protocol} Made by {made}\n\n"
+AS_A_DEFENSE = (
+    "As a defense ({defense}): mean PSNR in dB of the restored held-out crops. {protocol} Made by {made}\n\n"
     "The attacker does not know it:\n\n{psnr-heldout}\n\n"
     "The attacker who knows it, held-out adaptive crops:\n\n{adaptive-heldout}"
 )
@@ -65,11 +65,11 @@ TEXTS = {
     "restorer": {
         "pipeline": "image-to-image",
         "purpose": "A small gated U-Net: captures of under-display cameras to clean images, in the tone-mapped domain.",
-        "use": "Research on attacks and defences of image restoration: a network of which the damage can be measured. "
+        "use": "Research on attacks and defenses of image restoration: a network of which the damage can be measured. "
         "Not for photos that matter, and not where an adversary chooses the input.",
         "loss": "mean log squared error per crop, as in NAFNet.",
         "measured": "Mean PSNR in dB against the clean image. {protocol} Made by {made}\n\n"
-        "The attacker does not know the defence ({defence}), held-out crops:\n\n{psnr-heldout}\n\n"
+        "The attacker does not know the defense ({defense}), held-out crops:\n\n{psnr-heldout}\n\n"
         "The attacker who knows it, held-out adaptive crops:\n\n{adaptive-heldout}",
         "limits": "Trained on simulated optics only; colours and noise of real phones differ from the simulation's. "
         "Its output under attack is what this project measures.",
@@ -82,7 +82,7 @@ TEXTS = {
         "use": "Adversarial purification before a restorer: a few steps of forward diffusion drown the perturbation, "
         "the reverse takes the noise out. It loads in stock diffusers, but samples from pure noise are meaningless.",
         "loss": "DDPM's simple loss over t < {last_timestep}.",
-        "measured": "As a denoiser: PSNR in dB on captures of the validation crops.\n\n{denoising}\n\n" + AS_A_DEFENCE,
+        "measured": "As a denoiser: PSNR in dB on captures of the validation crops.\n\n{denoising}\n\n" + AS_A_DEFENSE,
         "limits": "An attacker who differentiates through it gets further than one who does not, and it costs quality "
         "on clean captures: see the tables. It keeps the sensor noise of captures, by design.",
         "citation": f"{PURIFICATION}, and DDPM, {ARXIV.format('2006.11239')}",
@@ -111,7 +111,7 @@ OTHERS = {
         "and against attacks on it; it is no generator.",
         "loss": "log squared error of the restored and of the purified capture, under an attack through the purifier "
         "up to ε = {attack_eps_in_255ths:g}/255, under random noise or under none.",
-        "measured": AS_A_DEFENCE
+        "measured": AS_A_DEFENSE
         + "\n\nWhat it saves and costs beside every other purifier is in the table of purifiers "
         "among the repository's results.",
     },

@@ -63,7 +63,7 @@ class Measured:
 
 
 def card(kind: str, name: str, measured: Measured) -> str:
-    """The model card of an embedded checkpoint; a purifier is measured in the defence that it belongs to.
+    """The model card of an embedded checkpoint; a purifier is measured in the defense that it belongs to.
 
     Args:
         kind: restorer, purifier or guide.
@@ -72,9 +72,9 @@ def card(kind: str, name: str, measured: Measured) -> str:
     """
     (details,) = show_models(str(EMBEDDED / kind / name))
     model, training = details.model, details.training
-    defence = DIFFUSION if (kind, name) == ("purifier", DIFFUSION.weights) else DEFAULT
-    facts = tables(measured, defence) | training
-    index = scores(measured, defence).get(f"{kind}/{name}")
+    defense = DIFFUSION if (kind, name) == ("purifier", DIFFUSION.weights) else DEFAULT
+    facts = tables(measured, defense) | training
+    index = scores(measured, defense).get(f"{kind}/{name}")
     if kind == "restorer" and name in COMPARED:
         facts |= _compared_tables(measured.architectures, name)
         rows = architecture_suite.unknowing_rows(measured.architectures, name)
@@ -165,18 +165,18 @@ def _front(kind: str, name: str, pipeline: str, index: list[EvalResult] | None) 
     ).to_yaml()
 
 
-def tables(measured: Measured, defence: Purification = DEFAULT) -> dict[str, str]:
-    """Markdown of what the cards show, by name; `defence` is whose numbers are shown."""
+def tables(measured: Measured, defense: Purification = DEFAULT) -> dict[str, str]:
+    """Markdown of what the cards show, by name; `defense` is whose numbers are shown."""
     results = measured.spine
     set_to = results.protocol
     return {
         "made": _made(results),
         "protocol": f"Panel {set_to['panel']}; {set_to['attack']}; random noise: {set_to['control']}; "
-        f"the attacker who knows the defence: {set_to['adaptive']}.",
+        f"the attacker who knows the defense: {set_to['adaptive']}.",
         "denoising": _denoising_table(measured.denoising),
-        "defence": defence.words,
-        "psnr-heldout": spine.table(results, "heldout", purification=defence),
-        "adaptive-heldout": spine.adaptive_table(results, "heldout", defence),
+        "defense": defense.words,
+        "psnr-heldout": spine.table(results, "heldout", purification=defense),
+        "adaptive-heldout": spine.adaptive_table(results, "heldout", defense),
     }
 
 
@@ -209,10 +209,10 @@ def _denoising_table(denoising: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def scores(measured: Measured, defence: Purification) -> dict[str, list[EvalResult]]:
+def scores(measured: Measured, defense: Purification) -> dict[str, list[EvalResult]]:
     """What the `model-index` of each checkpoint lists; the arguments are those of `tables`."""
-    unaware = spine.defended_rows(measured.spine, "heldout", spine.CHOICE_EPS, defence)
-    aware = spine.defended_rows(measured.spine, "heldout", spine.CHOICE_EPS, defence, size=CENTRE, threat="exact")
+    unaware = spine.defended_rows(measured.spine, "heldout", spine.CHOICE_EPS, defense)
+    aware = spine.defended_rows(measured.spine, "heldout", spine.CHOICE_EPS, defense, size=CENTRE, threat="exact")
     defended = [*_restoration(unaware, DEFENDED), *_restoration(aware, DEFENDED)]
     return {
         "restorer/default": _restoration(unaware, UNDEFENDED),

@@ -168,9 +168,9 @@ class Result:
 
     @property
     def recovered(self) -> float | None:
-        """Share of the lost PSNR that the defence gives back; null without ground truth or loss.
+        """Share of the lost PSNR that the defense gives back; null without ground truth or loss.
 
-        Null too where the attack was made for the defence: what it takes from the bare restorer is not what was lost.
+        Null too where the attack was made for the defense: what it takes from the bare restorer is not what was lost.
         """
         if self.threat != "oblivious":
             return None
@@ -261,10 +261,10 @@ def run(
     captured: Tensor | None = None,
     truth: Tensor | None = None,
 ) -> Iterator[Step]:
-    """All stages of one photo, on the device of the defence. Close the iterator to stop.
+    """All stages of one photo, on the device of the defense. Close the iterator to stop.
 
     Args:
-        defense: restorer and, unless there is no defence, purifier.
+        defense: restorer and, unless there is no defense, purifier.
         settings: of capture and attack.
         name: of the photo; enters the seed.
         scene: light (1, 3, H, W), whose capture is simulated and whose clean image is the reference; or
@@ -317,7 +317,7 @@ def attack(defense: Defense, settings: Settings, result: Result) -> Iterator[Ste
 
 
 def place(defense: Defense, result: Result, attacked: Tensor) -> None:
-    """Make an adversarial image the attacked capture, on the 8-bit grid, and restore it without a defence."""
+    """Make an adversarial image the attacked capture, on the 8-bit grid, and restore it without a defense."""
     result.images["attacked_input"] = quantize_towards(attacked, result.images["captured"])
     with torch.no_grad():
         result.images["attacked_restored"] = defense.restorer(result.images["attacked_input"])
@@ -422,7 +422,7 @@ def finish(steps: Iterator[Step]) -> Result:
 
 
 def fork(result: Result) -> Result:
-    """A copy that shares the images so far: one attack, several defences."""
+    """A copy that shares the images so far: one attack, several defenses."""
     return replace(result, images=dict(result.images), seconds=dict(result.seconds), resubmitted={})
 
 

@@ -1,6 +1,6 @@
 """The protocol behind `results/detection.json`: how well purification tells attacked captures from clean ones.
 
-On the 128² centre of every crop: random noise, and PGD-20 that knows nothing of the defence. On the crops marked
+On the 128² centre of every crop: random noise, and PGD-20 that knows nothing of the defense. On the crops marked
 adaptive: PGD-20 that knows the detector, and damages the bare restorer while its score stays that of the clean capture.
 The threshold is set on the clean captures of `val`; those of `heldout` say what it is worth.
 """
@@ -25,7 +25,7 @@ OBLIVIOUS = (
     *(Entry(f"PGD-20, ε = {eps:g}", "pgd", {"eps": eps}) for eps in (1.0, 2.0, 4.0, 8.0)),
 )
 AWARE = (
-    Entry("PGD-20, ε = 4, knows the defence", "pgd", {"threat": "exact"}),
+    Entry("PGD-20, ε = 4, knows the defense", "pgd", {"threat": "exact"}),
     Entry("PGD-20, ε = 4, evades the detector", "pgd", {"threat": "exact", "evade": True}),
 )
 
@@ -41,7 +41,7 @@ def describe() -> dict[str, Any]:
     """The protocol in words and numbers, for the results file."""
     return {
         "images": f"{CENTRE}² centres of the crops, panel {Settings().panel}",
-        "defence": DEFAULT.facts(),
+        "defense": DEFAULT.facts(),
         "score": "10 log10 of the mean squared difference of the images restored without and with purification",
         "false_alarms": FALSE_ALARMS,
         "calibrated_on": "the clean captures of val, conformal quantile",

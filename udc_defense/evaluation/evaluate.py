@@ -151,7 +151,7 @@ def merge(out: Path) -> None:
 
 
 def finish(plan: Plan, out: Path) -> None:
-    """From the rows to what is read: the honesty list, the pictures of the first defence's headline, a Parquet file."""
+    """From the rows to what is read: the honesty list, the pictures of the first defense's headline, a Parquet file."""
     rows = read(out)
     summary = summarize(rows) | {"cost": _costs(plan)}
     write_examples(plan, rows, out / "examples")
@@ -160,7 +160,7 @@ def finish(plan: Plan, out: Path) -> None:
 
 
 def _costs(plan: Plan) -> list[Row]:
-    """Overhead of each defence with the first restorer."""
+    """Overhead of each defense with the first restorer."""
     restorer = restorer_of(next(iter(plan.restorers.values()))[0], plan.device)
     purifications = (None, *plan.defenses, *plan.trivial)
     defenses = [Defense(restorer, purifier_of(p, plan.device)) for p in purifications]

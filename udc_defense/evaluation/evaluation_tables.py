@@ -15,15 +15,15 @@ Summaries = Mapping[str, Summary]  # by panel
 
 
 def headline_table(summaries: Summaries, restorer: str | None = None) -> str:
-    """Markdown: each restorer, or one, alone and behind each defence, under the worst attack of either kind."""
+    """Markdown: each restorer, or one, alone and behind each defense, under the worst attack of either kind."""
     columns = [
         "restorer",
         "panel",
-        "defence",
+        "defense",
         "capture",
         "clean",
-        "random noise, no defence",
-        "does not know the defence",
+        "random noise, no defense",
+        "does not know the defense",
         "knows it",
         "crops",
     ]
@@ -42,7 +42,7 @@ def headline_table(summaries: Summaries, restorer: str | None = None) -> str:
 
 
 def transfer_table(summaries: Summaries) -> str:
-    """Markdown: PSNR of the restorer of a column under the attack that was made on that of a row, no defence."""
+    """Markdown: PSNR of the restorer of a column under the attack that was made on that of a row, no defense."""
     (found,) = (entry for entry in summaries[COMMON]["transfer"] if entry["degradation"] == UDC)
     columns = ["attacked on", *found["columns"], "crops"]
     lines = ["| " + " | ".join(columns) + " |", "|---" * len(columns) + "|"]
@@ -53,7 +53,7 @@ def transfer_table(summaries: Summaries) -> str:
 
 def flags_table(summaries: Summaries) -> str:
     """Markdown: the sanity checks that were raised."""
-    lines = ["| restorer | panel | defence | check | what was seen |", "|---|---|---|---|---|"]
+    lines = ["| restorer | panel | defense | check | what was seen |", "|---|---|---|---|---|"]
     for panel, summary in summaries.items():
         lines += [
             f"| `{flag['restorer']}` | {panel} | {flag['defense']} | {flag['check']} | {flag['words']} |"
@@ -64,7 +64,7 @@ def flags_table(summaries: Summaries) -> str:
 
 
 def verdict(summaries: Summaries) -> str:
-    """What the worst attack on each restorer leaves, without and with the default defence; who keeps most, and how."""
+    """What the worst attack on each restorer leaves, without and with the default defense; who keeps most, and how."""
     entries = [entry for summary in summaries.values() for entry in _targets(summary)]
     alone, defended = ([e for e in entries if e["defense"] == name] for name in (NONE, "default"))
     crops = " and ".join(map(str, sorted({entry["psnr"]["images"] for entry in (*alone, *defended)})))
@@ -73,9 +73,9 @@ def verdict(summaries: Summaries) -> str:
     return (
         f"Under the worst attack that was tried on each at ε = {summaries[COMMON]['radius']:g}/255, {_below(alone)} of "
         f"{len(alone)} embedded restorers end below the capture that they were given where nothing defends them "
-        f"({_span(alone)}), and {_below(defended)} behind the default defence, whose attacker may know it "
+        f"({_span(alone)}), and {_below(defended)} behind the default defense, whose attacker may know it "
         f"({_span(defended)}; means over {crops} held-out crops of 128²). On captures of `{COMMON}` the restorer "
-        f"`{best['restorer']}` behind the defence `{best['defense']}`{plain} keeps most, "
+        f"`{best['restorer']}` behind the defense `{best['defense']}`{plain} keeps most, "
         f"{best['psnr']['mean']:.1f} dB; on clean captures it has {best['clean']['mean']:.1f} dB."
     )
 

@@ -20,7 +20,7 @@ WRITTEN = ("clean", *KEYS)
 def write_examples(plan: Plan, rows: Sequence[Row], folder: Path) -> None:
     """`best/` and `worst/` with the stages of an image each, and `examples.json`.
 
-    Of the first restorer with the first defence; of nothing where no attack at the headlines' radius was measured.
+    Of the first restorer with the first defense; of nothing where no attack at the headlines' radius was measured.
 
     Args:
         plan: that measured the rows.

@@ -1,6 +1,6 @@
-"""Signs that an evaluation is too kind to a defence, after AutoAttack's checks (arXiv 2003.01690, `checks.py`).
+"""Signs that an evaluation is too kind to a defense, after AutoAttack's checks (arXiv 2003.01690, `checks.py`).
 
-Each check takes PSNRs under attack in dB, so that lower is worse for the defence, and says in one sentence what it saw.
+Each check takes PSNRs under attack in dB, so that lower is worse for the defense, and says in one sentence what it saw.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ class Flag:
 
 
 def zero_gradients(rows: Sequence[Mapping[str, Any]]) -> Flag:
-    """Gradients that vanish at every value tell an attack nothing: the defence hides them."""
+    """Gradients that vanish at every value tell an attack nothing: the defense hides them."""
     searches = [row["search"] for row in rows if row["search"] is not None]
     zeros, taken = (sum(search[key] for search in searches) for key in ("zero_gradients", "backwards"))
     return Flag("zero gradients", zeros > 0, f"{zeros} of {taken} gradients were zero everywhere.")
@@ -45,15 +45,15 @@ def more_does_not_hurt(what: str, series: Mapping[str, float]) -> Flag:
 
 
 def knowledge_does_not_help(unknowing: float, knowing: float) -> Flag:
-    """The attacker who knows the defence must not do worse than the one who does not."""
-    words = f"not knowing the defence leaves {unknowing:.2f} dB, knowing it {knowing:.2f} dB."
-    return Flag("knowing the defence does not help", knowing > unknowing + TOLERANCE, words)
+    """The attacker who knows the defense must not do worse than the one who does not."""
+    words = f"not knowing the defense leaves {unknowing:.2f} dB, knowing it {knowing:.2f} dB."
+    return Flag("knowing the defense does not help", knowing > unknowing + TOLERANCE, words)
 
 
 def masked_gradient(gradient: float, around: float) -> Flag:
     """Who goes around the purifier's gradient (BPDA) must not do more damage than who follows it.
 
-    Else the gradient leads nowhere: the defence is not robust, it is hard to differentiate (arXiv 1802.00420).
+    Else the gradient leads nowhere: the defense is not robust, it is hard to differentiate (arXiv 1802.00420).
     """
     words = f"following the gradient leaves {gradient:.2f} dB, going around the purifier's {around:.2f} dB."
     return Flag("masked gradient", around < gradient - TOLERANCE, words)

@@ -1,4 +1,4 @@
-"""What a defence costs whoever runs it: time, network evaluations and peak memory of one restored image."""
+"""What a defense costs whoever runs it: time, network evaluations and peak memory of one restored image."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """The protocol behind `results/per_photo.json`: the purifier that chooses a noise level for each photo.
 
-It can be measured only when its choice is calibrated, by the rows of `results/purifiers.json`. Who knows the defence
+It can be measured only when its choice is calibrated, by the rows of `results/purifiers.json`. Who knows the defense
 either differentiates it at the level that it chooses, or keeps the score where the clean capture has it, so that it
 chooses a low one.
 """
@@ -26,7 +26,7 @@ AWARE = (
 
 
 def jobs(scenes: Path, crops: Path, split: str | None, seed: int) -> Iterator[Job]:
-    """One job per crop and attack, those that do not know the defence first."""
+    """One job per crop and attack, those that do not know the defense first."""
     chosen = read_crops(crops, split)
     yield from jobs_of(OBLIVIOUS, chosen, scenes, seed)
     adaptive = [crop for crop in chosen if crop.adaptive]

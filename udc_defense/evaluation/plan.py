@@ -1,6 +1,6 @@
-"""What an evaluation measures: images, restorers, defences and a protocol, as jobs for the runner.
+"""What an evaluation measures: images, restorers, defenses and a protocol, as jobs for the runner.
 
-A row is one image × degradation × restorer × attack × ε × threat × defence × draw: draw 0 is the defence's one answer
+A row is one image × degradation × restorer × attack × ε × threat × defense × draw: draw 0 is the defense's one answer
 with everything that is known of it, the others are the PSNR of its answers to the same images under fresh noise.
 """
 

@@ -1,4 +1,4 @@
-"""What `evaluate` measures: presets of attacks by what the attacker knows, and the defences that face them."""
+"""What `evaluate` measures: presets of attacks by what the attacker knows, and the defenses that face them."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ class Protocol:
     Attributes:
         size: side of the centre of each image that is measured, in pixels.
         images: at most.
-        oblivious: attacks on the bare restorer, whose images every defence faces.
+        oblivious: attacks on the bare restorer, whose images every defense faces.
         dear: more of them, which take long: on the images that a crop list marks adaptive, where it marks any, as
             everything below.
-        adaptive: attacks made for each defence under test.
-        trivial: plain transforms that a defence must beat.
+        adaptive: attacks made for each defense under test.
+        trivial: plain transforms that a defense must beat.
         on_trivial: attacks made for each of them.
-        eot: gradients averaged over so many draws of a defence's noise, to see whether more of them hurt more.
+        eot: gradients averaged over so many draws of a defense's noise, to see whether more of them hurt more.
         eot_images: at most.
         elsewhere: attacks of both kinds on the other degradations, where no restorer was named.
         perceptual: LPIPS is measured, where its weights can be had.
@@ -90,7 +90,7 @@ def threat_of(entry: Entry) -> str:
 
 
 def applies(entry: Entry, purification: Purification) -> bool:
-    """Whether such an attacker can attack a defence, and differs from one who is asked anyway."""
+    """Whether such an attacker can attack a defense, and differs from one who is asked anyway."""
     threat = threat_of(entry)
     if threat == "surrogate":
         per_draw = evaluations(purification) / purification.draws
@@ -121,7 +121,7 @@ def defense_name(purification: Purification | None) -> str:
 
 
 def parse_defense(name: str) -> Purification | None:
-    """The defence of such a name.
+    """The defense of such a name.
 
     Raises:
         SettingError: it means none, or an option has no value of its type.
@@ -197,7 +197,7 @@ QUICK = Protocol(
 )
 
 # What the paper attacks with (arXiv 2402.13629): PGD of 20 steps at four radii, C&W with 9 bisections, SimBA of 1000
-# iterations, a perceptual loss; and the attackers whom it left out, who know the defence.
+# iterations, a perceptual loss; and the attackers whom it left out, who know the defense.
 PAPER = Protocol(
     size=128,
     images=None,
@@ -226,7 +226,7 @@ PAPER = Protocol(
     elsewhere=(_pgd("PGD-20"), _pgd("PGD-20", "bpda"), _pgd("PGD-20", "exact")),
 )
 
-# Every attack of results/attacks.json, made for whatever defence is measured, but for those that need other images to
+# Every attack of results/attacks.json, made for whatever defense is measured, but for those that need other images to
 # be fitted on or know a layer of the embedded network; random noise is every attack's control.
 FULL = replace(
     PAPER,

@@ -167,7 +167,7 @@ def verdict(results: Results) -> str:
         f"On {len(rows)} held-out crops the restorer gains {score['restored'] - score['captured']:.1f} dB over the "
         f"capture. PGD-20 at ε = 4/255 takes {taken:.1f} dB from it (random noise of the same norm: {control:.1f} dB). "
         f"Purification gives {back:.1f} dB back, a share of {spine.recovered(rows):.0%}, and costs {cost:.1f} dB on "
-        f"clean captures. The attacker who knows the defence is the one who counts: on {len(exact)} crops of 128², the "
+        f"clean captures. The attacker who knows the defense is the one who counts: on {len(exact)} crops of 128², the "
         f"defended restorer reaches {unknown:.1f} dB against the attacker who does not know it and {known:.1f} dB "
         f"against the one who does; undefended it has {bare:.1f} dB."
     )

@@ -62,7 +62,7 @@ def _training_captures(scenes: Path, crops: Path, seed: int) -> list[Tensor]:
 
 
 def _val_captures(bare: Defense, scenes: Path, crops: Path, eps: float, seed: int) -> list[Tensor]:
-    """Attacked as in the protocols, by PGD-20 that does not know the defence."""
+    """Attacked as in the protocols, by PGD-20 that does not know the defense."""
     settings = Settings(attack="pgd", eps=eps, seed=seed) if eps else Settings(attack="none", seed=seed)
     cell = Cell(settings, (), size=CENTRE)
     found = [prepared(bare, Job(crop, str(scenes), cell)).images for crop in read_crops(crops, "val")]

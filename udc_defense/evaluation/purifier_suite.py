@@ -1,7 +1,7 @@
 """The protocol behind `results/purifiers.json`: every purifier and every plain transform, by what it saves and costs.
 
 On the 128² centres of the crops. On `val`, where choices are made: all candidates of a family under PGD-20 at ε = 4.
-On `heldout`: the chosen ones at ε = 2, 4, 8; on its crops marked adaptive, the attacker who knows the defence, and what
+On `heldout`: the chosen ones at ε = 2, 4, 8; on its crops marked adaptive, the attacker who knows the defense, and what
 C&W needs against it. On both: one sampler at every noise level, for `selection`.
 """
 
@@ -77,7 +77,7 @@ FAMILIES: dict[str, tuple[Purification, ...]] = {
     "DDPM, guided by features": _guided("feature", (30, 30), (60, 30), (60, 100)),
     "DDPM, low frequencies kept": _guided("frequency", (30, 0.25), (60, 0.25)),
 }
-# The best of each family on val at the ε of choice, by PSNR under the attack that does not know the defence: its place
+# The best of each family on val at the ε of choice, by PSNR under the attack that does not know the defense: its place
 # among the candidates. A test holds this against the results.
 BEST = {
     "bit depth": 2,
@@ -109,7 +109,7 @@ REPORTED = CHOSEN | {"one step × 8, level per photo": PER_PHOTO}
 WITHOUT_GRADIENT = ("bit_depth", "jpeg")
 
 
-BARE = Entry("C&W, no defence", "cw", SEARCH)
+BARE = Entry("C&W, no defense", "cw", SEARCH)
 
 
 def jobs(scenes: Path, crops: Path, split: str | None, seed: int) -> Iterator[Job]:
@@ -146,7 +146,7 @@ def evaluations(purification: Purification) -> int:
 
 
 def knowing(purification: Purification) -> Entry:
-    """PGD-20 by an attacker who knows the defence, with the best gradient that can be had."""
+    """PGD-20 by an attacker who knows the defense, with the best gradient that can be had."""
     return Entry(f"PGD-20, {_threat(purification)['threat']}", "pgd", EXACT | _threat(purification), purification)
 
 

@@ -40,7 +40,7 @@ def grid_table(results: Results) -> str:
 def table(results: Results, cost: dict[str, Any], split: str) -> str:
     """Markdown: the chosen purifier of every family, what it saves and what it costs."""
     attacks = [f"PGD-20, ε = {eps:g}" for eps in EPSILONS]
-    knows = ("knows the defence, ε = 4", "how", "C&W needs δ of (1/255)", "and leaves")
+    knows = ("knows the defense, ε = 4", "how", "C&W needs δ of (1/255)", "and leaves")
     lines = _head("purifier", "clean", *attacks, *knows, "evaluations", "ms per MP", "peak MiB at ¼ MP")
     costs = {row["family"]: row for row in cost["rows"]}
     lines.append(_undefended(results, split))
@@ -94,7 +94,7 @@ def figure(results: Results, cost: dict[str, Any], split: str) -> str:
         placed.append((x, y))
         axes.annotate(str(number), (x, y), xytext=(6, -3), textcoords="offset points", fontsize=8)
     axes.set(xscale="log", xlabel="milliseconds per megapixel, one CPU thread", ylabel="PSNR, dB")
-    axes.set_title("PGD-20, ε = 4/255: filled, who does not know the defence; hollow, who does", fontsize=10)
+    axes.set_title("PGD-20, ε = 4/255: filled, who does not know the defense; hollow, who does", fontsize=10)
     axes.grid(alpha=0.3)
     fig.legend(loc="outside right upper", fontsize=8, frameon=False, handlelength=1)
     text = StringIO()

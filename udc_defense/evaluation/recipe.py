@@ -38,7 +38,7 @@ class Recipe:
         captured: the photo is a capture already; otherwise its capture is simulated.
         max_side: a larger photo is scaled down to this many pixels.
         settings: of capture and attack, with the seed.
-        purification: None without a defence.
+        purification: None without a defense.
         networks: kind -> name and sha256 of the weights.
         device: `cpu` or `cuda`.
         threads: of the CPU.

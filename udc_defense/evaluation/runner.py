@@ -42,7 +42,7 @@ J = TypeVar("J")
 R = TypeVar("R")
 
 VERSIONED = ("udc-defense", "torch", "diffusers", "numpy", "pillow", "opencv-python-headless")
-CENTRE = 128  # side of the part of a crop that is small enough for attacks on the defence
+CENTRE = 128  # side of the part of a crop that is small enough for attacks on the defense
 SETTINGS = tuple(field.name for field in fields(Settings))
 FURTHER = ("restorer", "degradation", "made_on", "draw")  # what tells the rows of an evaluation apart besides
 
@@ -51,7 +51,7 @@ FURTHER = ("restorer", "degradation", "made_on", "draw")  # what tells the rows 
 class Cell:
     """One setting of attack, and the purifications that face its images. `size` crops the scene's centre.
 
-    A purification that is None is no defence. An attack that makes one perturbation for many captures is fitted on
+    A purification that is None is no defense. An attack that makes one perturbation for many captures is fitted on
     those of `fitted_on`.
     """
 
@@ -154,7 +154,7 @@ def _scene(crop: Crop, scenes: str, size: int) -> Tensor:
 
 
 def prepared(defense: Defense, job: Job) -> case.Result:
-    """Everything before the defence; under an adaptive threat the attack is made for this very defence."""
+    """Everything before the defense; under an adaptive threat the attack is made for this very defense."""
     cell, settings, bare = job.cell, job.cell.settings, Defense(defense.restorer)
     result = _captured(bare, job, job.crop)
     result.seed = case.row_seed(settings.seed, job.crop.name, settings.attack, settings.eps, settings.threat, 0)

@@ -1,8 +1,8 @@
 """The protocol behind `results/spine.json`: the embedded networks on `axon20`, every number of the README.
 
-On every crop: PGD-20 at ε = 1, 2, 4, 8 against the default defence and a plain diffusion model. On `val`, where choices
+On every crop: PGD-20 at ε = 1, 2, 4, 8 against the default defense and a plain diffusion model. On `val`, where choices
 are made: every sampler × noise level at ε = 4. On the crops marked adaptive, at 128²: the attacker who differentiates
-the defence.
+the defense.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from udc_defense.scenes import Crop, read_crops
 EPSILONS = (1.0, 2.0, 4.0, 8.0)
 CHOICE_EPS = 4.0
 NOISE_LEVELS = (5, 10, 20, 50, 100)
-DEFENCES = (DEFAULT, DIFFUSION)
+DEFENSES = (DEFAULT, DIFFUSION)
 GRID = tuple(
     Purification(sampler, level, steps=steps, draws=draws)
     for level in NOISE_LEVELS
@@ -35,7 +35,7 @@ def jobs(scenes: Path, crops: Path, split: str | None, seed: int) -> Iterator[Jo
         if crop.adaptive:
             for threat in ("oblivious", "exact"):
                 settings = replace(_settings(CHOICE_EPS, seed), threat=threat)
-                cells.append(Cell(settings, DEFENCES, size=CENTRE))
+                cells.append(Cell(settings, DEFENSES, size=CENTRE))
         yield from (Job(crop, str(scenes), cell) for cell in cells)
 
 
@@ -45,7 +45,7 @@ def _settings(eps: float, seed: int) -> Settings:
 
 def _faced(crop: Crop, eps: float) -> tuple[Purification, ...]:
     """Two everywhere; on val at the ε of choice the whole grid too."""
-    return DEFENCES + (GRID if (crop.split, eps) == ("val", CHOICE_EPS) else ())
+    return DEFENSES + (GRID if (crop.split, eps) == ("val", CHOICE_EPS) else ())
 
 
 def describe() -> dict[str, Any]:
@@ -56,7 +56,7 @@ def describe() -> dict[str, Any]:
         "eps_in_255ths": EPSILONS,
         "default": DEFAULT.facts(),
         "diffusion": DIFFUSION.facts(),
-        "adaptive": f"exact gradient through all draws of the defence, fresh noise each step, {CENTRE}² centres",
+        "adaptive": f"exact gradient through all draws of the defense, fresh noise each step, {CENTRE}² centres",
         "control": "the attack's own magnitudes with random signs",
     }
 
@@ -82,7 +82,7 @@ def recovered(rows: Sequence[dict[str, Any]]) -> float:
 def defended_rows(
     results: Results, split: str, eps: float, purification: Purification = DEFAULT, **wanted: Any
 ) -> list[dict[str, Any]]:
-    """Rows of a defence, by default the default one."""
+    """Rows of a defense, by default the default one."""
     return select(results, split, eps=eps, purifier=purification.facts(), **wanted)
 
 
@@ -131,10 +131,10 @@ def grid_table(results: Results) -> str:
 
 
 def adaptive_table(results: Results, split: str, purification: Purification = DEFAULT) -> str:
-    """Markdown: the attacker who knows the defence beside the one who does not, on the same 128² crops."""
-    columns = "attacker", "undefended, restored", "defended", "defended, no attack", "random noise, no defence"
+    """Markdown: the attacker who knows the defense beside the one who does not, on the same 128² crops."""
+    columns = "attacker", "undefended, restored", "defended", "defended, no attack", "random noise, no defense"
     lines = ["| " + " | ".join(columns) + " |", "|---" * len(columns) + "|"]
-    for threat, words in (("oblivious", "does not know the defence"), ("exact", "differentiates the defence")):
+    for threat, words in (("oblivious", "does not know the defense"), ("exact", "differentiates the defense")):
         rows = defended_rows(results, split, CHOICE_EPS, purification, size=CENTRE, threat=threat)
         keys = ("attacked_restored", "defended_attacked", "defended_clean", "noise_restored")
         lines.append(f"| {words} | " + " | ".join(f"{mean(rows, 'psnr', key):.2f}" for key in keys) + " |")

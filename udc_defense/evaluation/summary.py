@@ -67,7 +67,7 @@ def _decibel(row: Row, stage: str) -> float:
 
 
 class _Target:
-    """A restorer with a defence, on one degradation, and every setting in which it was attacked."""
+    """A restorer with a defense, on one degradation, and every setting in which it was attacked."""
 
     def __init__(self, rows: Rows) -> None:
         self.facts = {name: rows[0][name] for name in ("degradation", "restorer", "defense", "trivial")}
@@ -110,14 +110,14 @@ class _Target:
         )
 
     def side_by_side(self) -> Row:
-        """The worst of those who do not know the defence beside the worst of those who do."""
+        """The worst of those who do not know the defense beside the worst of those who do."""
         sides = {"oblivious": self.worst(_is_oblivious), "adaptive": self.worst(lambda row: not _is_oblivious(row))}
         return self.facts | {
             name: _shown(rows) | {"psnr": _interval(rows, final)} if rows else None for name, rows in sides.items()
         }
 
     def clean_cost(self) -> Row:
-        """What the defence takes from images that nobody attacked, in dB."""
+        """What the defense takes from images that nobody attacked, in dB."""
         rows = max(self.settings, key=len)
         return self.facts | {"cost": _interval(rows, lambda row: _decibel(row, "restored") - clean(row))}
 
@@ -170,7 +170,7 @@ class _Target:
         black = {title: value for title, value in psnr.items() if title not in white}
         found = [flags.zero_gradients([row for rows in known for row in rows])]
         if white and black:
-            found.append(flags.black_box_wins(white, black, "defence" if defended else "restorer"))
+            found.append(flags.black_box_wins(white, black, "defense" if defended else "restorer"))
         for threat in dict.fromkeys(rows[0]["threat"] for rows in known):
             same = [rows for rows in known if rows[0]["threat"] == threat and rows[0]["attack"] in ("fgsm", "pgd")]
             found += _monotone(same, threat)

@@ -12,7 +12,7 @@ from udc_defense.guides.base import Guide, register
 class Feature(Guide):
     """Pull x̂₀ towards the input in features of which an attack moves little.
 
-    AGDM guides a classifier's defence with an adversarially trained encoder, and has published no code. This is an
+    AGDM guides a classifier's defense with an adversarially trained encoder, and has published no code. This is an
     adaptation to regression: the encoder's task is restoration (`training.guide`), and D is the mean squared difference
     of latents, whatever network gives them. It needs memory for that network's activations on the whole image, some 30
     images of the input's size for `GuideEncoder`.

@@ -56,14 +56,14 @@ class Figure:
 
 @dataclass(frozen=True)
 class Look:
-    """Colour and marker of a defence; it has them in every figure."""
+    """Colour and marker of a defense; it has them in every figure."""
 
     colour: str
     marker: str
 
     @staticmethod
     def of(study: Study, condition: Condition, defense: str) -> Look:
-        """Ink for none; another colour, or the next marker, for each defence of each run."""
+        """Ink for none; another colour, or the next marker, for each defense of each run."""
         if defense == NONE:
             return Look(INK, "x")
         names = list(dict.fromkeys(name for _, name in study.pairs if name != NONE))
@@ -72,7 +72,7 @@ class Look:
 
 
 def curves(study: Study) -> Iterator[Figure]:
-    """Robustness over ε, a figure for each restorer and degradation: who knows the defence, and who does not."""
+    """Robustness over ε, a figure for each restorer and degradation: who knows the defense, and who does not."""
     if study.budget is None:
         return
     for panel in _panels(study):
@@ -94,7 +94,7 @@ def curves(study: Study) -> Iterator[Figure]:
         axes.minorticks_off()
         caption = (
             "PSNR over the radius of the attack, with 95 % intervals: the worst of the attacks that were run at every "
-            "radius. Filled, on a solid line: the attacker who knows the defence. Hollow, dashed: the one who does "
+            "radius. Filled, on a solid line: the attacker who knows the defense. Hollow, dashed: the one who does "
             "not. ε = 0 is no attack."
         )
         yield Figure(f"Robustness over ε{_of(study, panel[0])}", caption, _svg(canvas, axes))
@@ -120,8 +120,8 @@ def costs(study: Study) -> Iterator[Figure]:
         axes.xaxis.set_major_formatter("{x:g}")
         axes.minorticks_off()
         caption = (
-            "What a defence keeps under its worst attack over what it costs; up and to the left is better. Hollow: no "
-            "attacker who knows the defence was measured."
+            "What a defense keeps under its worst attack over what it costs; up and to the left is better. Hollow: no "
+            "attacker who knows the defense was measured."
         )
         if axes.has_data():
             yield Figure(f"Cost against robustness{_of(study, panel[0])}", caption, _svg(canvas, axes))
@@ -143,7 +143,7 @@ def _of(study: Study, condition: Condition) -> str:
 
 
 def _name(study: Study, condition: Condition, defense: str) -> str:
-    name = "no defence" if defense == NONE else defense
+    name = "no defense" if defense == NONE else defense
     return f"{condition.run}: {name}" if len(study.runs) > 1 else name
 
 

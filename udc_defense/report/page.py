@@ -29,12 +29,12 @@ class Headline:
     """What a run found out about its first restorer, in numbers; the template has the words.
 
     Attributes:
-        best: the worst case of the defence that keeps most in it; None where none but trivial ones were measured.
+        best: the worst case of the defense that keeps most in it; None where none but trivial ones were measured.
         kept: PSNR in `best`.
-        clean: of that defence without an attack.
+        clean: of that defense without an attack.
         gained: `kept` over the undefended restorer under the worst attack on that one, paired.
         undefended: that restorer without an attack and under it; None where it was not measured.
-        rival: the trivial defence that keeps most, what it keeps, and what `best` has over it, paired.
+        rival: the trivial defense that keeps most, what it keeps, and what `best` has over it, paired.
         levels: means over the images of `best`, in words and dB, from no attack to the worst.
     """
 
@@ -118,12 +118,12 @@ def _levels(study: Study, best: Cell, bare: Cell | None) -> list[tuple[str, Inte
     """From no attack to the worst one, all on the images of `best`."""
     blind, aware = (study.worst(best.condition, best.defense, knows=knows) for knows in (False, True))
     values = {
-        "no attack, no defence": bare.clean if bare else {},
+        "no attack, no defense": bare.clean if bare else {},
         "no attack, defended": best.clean,
-        "random noise, no defence": best.values("noise_restored"),
-        "attacker does not know the defence": blind.attacked if blind else {},
-        "attacker knows the defence": aware.attacked if aware else {},
-        "attacked, no defence": bare.attacked if bare else {},
+        "random noise, no defense": best.values("noise_restored"),
+        "attacker does not know the defense": blind.attacked if blind else {},
+        "attacker knows the defense": aware.attacked if aware else {},
+        "attacked, no defense": bare.attacked if bare else {},
     }
     levels = {said: interval(among(found, best.attacked)) for said, found in values.items()}
     return [(said, level) for said, level in levels.items() if level is not None]

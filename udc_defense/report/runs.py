@@ -21,7 +21,7 @@ class Run:
     Attributes:
         name: of the folder, with its parents as far as two runs would be called the same.
         facts: `run.json`: command, seed, versions, hardware, checkpoints.
-        rows: of the first draw of the defence's noise; the spread over draws is in their `resubmission`.
+        rows: of the first draw of the defense's noise; the spread over draws is in their `resubmission`.
         summary: `summary.json`; None while the run is not finished.
         examples: of `examples/examples.json`, each with its `path`.
     """

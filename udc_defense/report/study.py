@@ -20,10 +20,10 @@ from udc_defense.evaluation.bootstrap import bootstrap_difference
 from udc_defense.evaluation.protocol import EOT
 from udc_defense.report.runs import Run
 
-NONE = "none"  # the defence of those that have none
+NONE = "none"  # the defense of those that have none
 OBLIVIOUS = "oblivious"
 RESAMPLES = 2000
-PARTS = (("nfe",), ("seconds", "restore"), ("seconds", "purify"))  # of a row: what a defence costs
+PARTS = (("nfe",), ("seconds", "restore"), ("seconds", "purify"))  # of a row: what a defense costs
 
 
 class Interval(NamedTuple):
@@ -60,7 +60,7 @@ class Budget(NamedTuple):
 
 @dataclass(frozen=True)
 class Cell:
-    """The rows, one per image, of one attack on one defence in one condition."""
+    """The rows, one per image, of one attack on one defense in one condition."""
 
     condition: Condition
     defense: str
@@ -69,7 +69,7 @@ class Cell:
     rows: Sequence[dict[str, Any]]
 
     def values(self, stage: str, metric: str = "psnr") -> dict[str, float]:
-        """By image, where it was measured and is finite. Without a defence, the restorer is all that is defended."""
+        """By image, where it was measured and is finite. Without a defense, the restorer is all that is defended."""
         if self.defense == NONE:
             stage = {"defended_clean": "restored", "defended_attacked": "attacked_restored"}.get(stage, stage)
         found = {row["image"]: (row.get(metric) or {}).get(stage) for row in self.rows}
@@ -162,7 +162,7 @@ class Study:
 
     @cached_property
     def pairs(self) -> dict[tuple[Condition, str], list[Cell]]:
-        """The cells of every condition and defence: no defence first, the trivial ones last, the runs side by side."""
+        """The cells of every condition and defense: no defense first, the trivial ones last, the runs side by side."""
         kinds = list(dict.fromkeys(condition[1:] for condition in self.conditions))
         names = [defense.get("name") for run in self.runs for defense in run.facts.get("defenses") or []]
         names += [cell.defense for cell in self.cells]
@@ -183,7 +183,7 @@ class Study:
         return self.pairs[condition, defense][0].trivial
 
     def worst(self, condition: Condition, defense: str, *, knows: bool | None = None) -> Cell | None:
-        """The attack within the budget that takes most; of those who know the defence, or do not, where asked."""
+        """The attack within the budget that takes most; of those who know the defense, or do not, where asked."""
         cells = [
             cell
             for cell in self.pairs.get((condition, defense), [])
@@ -218,7 +218,7 @@ class Study:
         return {"evaluations": evaluations, "seconds": restore if purify is None else purify / 2}
 
     def best(self, condition: Condition, *, trivial: bool = False) -> Cell | None:
-        """The worst case of the defence that keeps most in it, among the trivial ones or among the others.
+        """The worst case of the defense that keeps most in it, among the trivial ones or among the others.
 
         One that was attacked by somebody who knows it comes before any that was not: that one has proved nothing.
         """

@@ -41,7 +41,7 @@ class Tables:
             attack = [cell.setting.title, self._attacker(cell), len(cell.attacked)]
             rows.append([*self._labels(condition, defense), *levels, *attack])
         columns: list[str | Column] = ["Without attack, dB", "Worst attack, dB"]
-        columns += [Column("Gained over no defence, dB", signed=True), "Attack", "Attacker", Column("Images", 0)]
+        columns += [Column("Gained over no defense, dB", signed=True), "Attack", "Attacker", Column("Images", 0)]
         caption = (
             "PSNR of the defended restorer without an attack and under the attack that takes most from it, "
             f"{self._budget()}. The gain is over the undefended restorer under the worst attack on that one, on the "
@@ -70,14 +70,14 @@ class Tables:
                     len(images),
                 ]
             )
-        columns: list[str | Column] = ["No attack, dB", "Random noise, no defence, dB", "Does not know it, dB"]
+        columns: list[str | Column] = ["No attack, dB", "Random noise, no defense, dB", "Does not know it, dB"]
         columns += ["Knows it, dB", "Taken by knowing, dB", "Attack", Column("Images", 0)]
         caption = (
-            "The worst attacker who does not know the defence beside the worst who does, "
+            "The worst attacker who does not know the defense beside the worst who does, "
             f"{self._budget()}, on the images that both attacked; beside them random noise that has the size of the "
             f"last one's perturbation. {ENDS}"
         )
-        return self._table("knowledge", "Does the attacker know the defence?", caption, columns, rows)
+        return self._table("knowledge", "Does the attacker know the defense?", caption, columns, rows)
 
     def trivial(self) -> Table:
         rows: list[Row] = []
@@ -96,11 +96,11 @@ class Tables:
         columns: list[str | Column] = ["Worst attack, dB", "Attacker", "Compared"]
         columns += [Column(f"Better {when} attack, dB", signed=True) for when in ("under the worst", "without")]
         caption = (
-            "What the best defence has over the trivial ones and over none, each under its own worst attack, "
+            "What the best defense has over the trivial ones and over none, each under its own worst attack, "
             f"{self._budget()}. A gain whose interval holds 0 is none; a gain over a "
-            f"defence that nobody who knows it has attacked would be greater. {ENDS}"
+            f"defense that nobody who knows it has attacked would be greater. {ENDS}"
         )
-        return self._table("trivial", "Trivial defences", caption, columns, rows)
+        return self._table("trivial", "Trivial defenses", caption, columns, rows)
 
     def clean_cost(self) -> Table:
         rows: list[Row] = []
@@ -113,7 +113,7 @@ class Tables:
             rows.append([*row, len(after)])
         columns: list[str | Column] = ["Restored, dB", "Defended, dB", "Cost, dB"]
         columns += [Column(title, 3) for title in ("Restored, SSIM", "Defended, SSIM", "Cost, SSIM")]
-        caption = f"What the defence takes from images that nobody attacked. {ENDS}"
+        caption = f"What the defense takes from images that nobody attacked. {ENDS}"
         return self._table("clean", "Clean cost", caption, [*columns, Column("Images", 0)], rows)
 
     def spread(self) -> Table:
@@ -148,11 +148,11 @@ class Tables:
                 raised = "yes" if flag.get("raised") else "no"
                 where = [str(flag.get("defense") or "–"), words.restorer(str(flag.get("restorer") or "–"))]
                 rows.append([str(flag.get("check")), raised, str(flag.get("words")), *where, run.name])
-        columns = ["Check", "Raised", "What was seen", "Defence", "Restorer"]
+        columns = ["Check", "Raised", "What was seen", "Defense", "Restorer"]
         if several := len(self.study.runs) > 1:
             columns.append("Run")
         caption = (
-            "Signs that an evaluation is too kind to its defence, after AutoAttack's checks (arXiv 2003.01690). "
+            "Signs that an evaluation is too kind to its defense, after AutoAttack's checks (arXiv 2003.01690). "
             "Where one is raised, do not trust the numbers before it is understood."
         )
         rows.sort(key=lambda row: row[1] == "no")
@@ -175,7 +175,7 @@ class Tables:
         columns: list[str | Column] = [f"{n} {'draw' if n == 1 else 'draws'}, dB" for n in counts]
         columns += [Column("Change by more draws, dB", signed=True), Column("Images", 0)]
         caption = (
-            "PSNR under an attack that averages its gradient over so many draws of the defence's noise (expectation "
+            "PSNR under an attack that averages its gradient over so many draws of the defense's noise (expectation "
             f"over transformation, arXiv 1802.00420). A change well below 0 says: the attack has not converged. {ENDS}"
         )
         return self._table("convergence", "Does averaging over noise converge?", caption, columns, rows)
@@ -283,13 +283,13 @@ class Tables:
         return Table(key, title, caption, labels + made, rows, len(labels))
 
     def _labels(self, condition: Condition, defense: str) -> list[str]:
-        found = condition._asdict() | {"defence": defense, "degradation": words.degradation(condition.degradation)}
+        found = condition._asdict() | {"defense": defense, "degradation": words.degradation(condition.degradation)}
         found["restorer"] = words.restorer(condition.restorer)
         return [found[name] for name in self._named()]
 
     def _named(self) -> list[str]:
         """What tells rows apart; the runs stand side by side."""
-        return [name for name in ("restorer", "degradation", "defence", "run") if name in ("defence", *self._varying)]
+        return [name for name in ("restorer", "degradation", "defense", "run") if name in ("defense", *self._varying)]
 
     def _defended(self) -> Iterator[tuple[Condition, str]]:
         return ((condition, defense) for condition, defense in self.study.pairs if defense != NONE)
@@ -300,7 +300,7 @@ class Tables:
                 yield condition, defense, cell
 
     def _attacker(self, cell: Cell) -> str | None:
-        """What the attacker knows of the defence; there is nothing to know of none."""
+        """What the attacker knows of the defense; there is nothing to know of none."""
         return None if cell.defense == NONE else words.threat(cell.setting.threat)
 
     def _undefended(self, condition: Condition) -> dict[str, float]:

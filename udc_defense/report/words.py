@@ -25,7 +25,7 @@ METRICS = {
 
 
 def threat(kind: str) -> str:
-    """What an attacker knows of the defence, in a cell."""
+    """What an attacker knows of the defense, in a cell."""
     return THREATS.get(kind, kind)
 
 

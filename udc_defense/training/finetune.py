@@ -1,4 +1,4 @@
-"""Fine-tune a restorer after a recipe: the second stage of the paper's defence (arXiv 2402.13629), and its controls."""
+"""Fine-tune a restorer after a recipe: the second stage of the paper's defense (arXiv 2402.13629), and its controls."""
 
 from __future__ import annotations
 

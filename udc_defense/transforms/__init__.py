@@ -1,4 +1,4 @@
-"""Trivial defences, one a file: transforms without a network, which a purifier has to beat to be worth its cost."""
+"""Trivial defenses, one a file: transforms without a network, which a purifier has to beat to be worth its cost."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Adversarial fine-tuning for the defence in use: the attacker sees purifier and restorer (arXiv 1706.06083)."""
+"""Adversarial fine-tuning for the defense in use: the attacker sees purifier and restorer (arXiv 1706.06083)."""
 
 from __future__ import annotations
 

@@ -65,4 +65,4 @@ def test_adaptive_crops_alone_meet_who_knows_the_detector(tmp_path: Path) -> Non
     assert len(found) == 4 * len(OBLIVIOUS) + 2 * len(AWARE)
     evading = [job for job in found if job.cell.settings.evade]
     assert len(evading) == 2 and all(job.crop.adaptive for job in evading)
-    assert detection_suite.describe()["defence"] == DEFAULT.facts()
+    assert detection_suite.describe()["defense"] == DEFAULT.facts()

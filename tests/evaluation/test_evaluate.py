@@ -116,11 +116,11 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
 
 
 class TestRows:
-    def test_there_is_one_for_every_image_setting_defence_and_draw(self, whole: list[dict[str, Any]]) -> None:
+    def test_there_is_one_for_every_image_setting_defense_and_draw(self, whole: list[dict[str, Any]]) -> None:
         keys = [key_of(row) for row in whole]
         assert len(set(keys)) == len(keys)
         assert set(keys) == {key for task in PLAN.tasks() for key in task.keys()}  # noqa: SIM118
-        # No defence, the defence and two plain ones: 4 FGSM, 4 PGD with 2 more draws for all but the first; exact with
+        # No defense, the defense and two plain ones: 4 FGSM, 4 PGD with 2 more draws for all but the first; exact with
         # 2 more draws and BPDA; the exact attack on the mask, for JPEG has no gradient; on noisy images 2 FGSM.
         per_image = 4 + (4 + 3 * 2) + (3 + 1) + 1 + 2
         assert len(keys) == 3 * per_image + 2  # and two numbers of draws on one image
@@ -276,7 +276,7 @@ class TestInterruptions:
             write_png(1 - image, clean / f"{index}.png")
         words = ["evaluate", "--restorer", SHARPEN, "--defense", "gaussian_noise:4", "--attacks", "pgd", "fgsm"]
         words += ["--pairs", str(captures), str(clean)]
-        environment = os.environ | {"PYTHONPATH": str(Path(__file__).parent), "OMP_NUM_THREADS": "1"}
+        environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[1] / "helpers"), "OMP_NUM_THREADS": "1"}
         alone = [sys.executable, "-m"]
         team = [*alone, "accelerate.commands.launch", "--cpu", "--num_processes", "2", "-m"]
 

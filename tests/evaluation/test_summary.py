@@ -13,14 +13,14 @@ from udc_defense.evaluation.case import KEYS, Settings
 from udc_defense.evaluation.purification import Purification
 from udc_defense.evaluation.summary import summarize, worst_setting
 
-DEFENCE = Purification("one_step", 30, draws=8)
+DEFENSE = Purification("one_step", 30, draws=8)
 
 
 def rows(
     title: str,
     attacked: list[float],
     *,
-    purification: Purification | None = DEFENCE,
+    purification: Purification | None = DEFENSE,
     zeros: int = 0,
     asked: bool = False,
     noise: float = 29.0,
@@ -101,7 +101,7 @@ class TestHeadline:
         (headline,) = summarize(few + many)["headline"]
         assert headline["title"] == "PGD, exact" and headline["psnr"]["images"] == 2
 
-    def test_without_a_defence_it_is_what_the_restorer_makes(self) -> None:
+    def test_without_a_defense_it_is_what_the_restorer_makes(self) -> None:
         (headline,) = summarize(rows("PGD", [15.0, 16.0], purification=None))["headline"]
         assert (headline["psnr"]["mean"], headline["clean"]["mean"], headline["defense"]) == (15.5, 30.0, "none")
 
@@ -121,7 +121,7 @@ def test_oblivious_beside_adaptive_clean_cost_and_answers() -> None:
 
 
 class TestFlags:
-    def test_an_honest_defence_raises_none(self) -> None:
+    def test_an_honest_defense_raises_none(self) -> None:
         found = OBLIVIOUS + EXACT + rows("PGD, bpda", [25.0] * 3, threat="bpda") + SQUARE
         raised = flags_of(found)
         assert raised.pop("randomised") and len(raised) > 3 and not any(raised.values())
@@ -136,10 +136,10 @@ class TestFlags:
 
     def test_a_black_box_that_wins(self) -> None:
         won = rows("Square", [20.0] * 3, attack="square", threat="exact")
-        assert flags_of(EXACT + won)["black box beats white box, defence"]
+        assert flags_of(EXACT + won)["black box beats white box, defense"]
 
-    def test_knowing_the_defence_does_not_help(self) -> None:
-        assert flags_of(rows("PGD", [20.0] * 3) + EXACT)["knowing the defence does not help"]
+    def test_knowing_the_defense_does_not_help(self) -> None:
+        assert flags_of(rows("PGD", [20.0] * 3) + EXACT)["knowing the defense does not help"]
 
     @pytest.mark.parametrize(("last", "raised"), [(15.0, False), (25.5, True)])
     def test_radii_and_the_largest_one(self, last: float, raised: bool) -> None:

@@ -198,7 +198,7 @@ def test_the_container_runs_a_photo_and_nothing_leaves_it(container: tuple[Serve
     server, cuts = container
     Image.fromarray(np.random.default_rng(0).integers(0, 255, (24, 24, 3), np.uint8)).save(tmp_path / "photo.png")
     visitor = Visitor(server.url)
-    answer: Any = visitor.run(visitor.upload((tmp_path / "photo.png").read_bytes()), steps=1, defence="best")
+    answer: Any = visitor.run(visitor.upload((tmp_path / "photo.png").read_bytes()), steps=1, defense="best")
     assert answer.status == 200 and 'data-state="done"' in answer.data[0], answer.text
     assert not cuts.exists(), cuts.read_text()
 

@@ -97,7 +97,7 @@ def test_the_command_line_makes_the_same_pngs(
 
 def test_lamps_of_the_night_street_come_back(networks: Networks, tmp_path: Path) -> None:
     write_png(clean_image(night_street()), tmp_path / "night.png")
-    folder = unpacked(networks, tmp_path / "night.png", tmp_path / "demo", attack="off", defence="off")
+    folder = unpacked(networks, tmp_path / "night.png", tmp_path / "demo", attack="off", defense="off")
     assert again(folder / "recipe.json", tmp_path / "night.png", tmp_path / "cli") == 0
     assert (folder / "captured.png").read_bytes() == (tmp_path / "cli" / "night" / "captured.png").read_bytes()
 
@@ -125,7 +125,7 @@ def test_a_network_of_the_owner_is_named_by_its_user(
 ) -> None:
     mine = tmp_path / "mine"
     GatedUNet(widths=(4, 8), blocks=(1, 1)).save_pretrained(mine)
-    folder = unpacked(Networks(str(mine)), photo, tmp_path / "demo", attack="off", defence="off")
+    folder = unpacked(Networks(str(mine)), photo, tmp_path / "demo", attack="off", defense="off")
     assert str(tmp_path) not in (folder / "recipe.json").read_text() + (folder / "report.json").read_text()
     assert again(folder / "recipe.json", photo, tmp_path / "cli") == 2
     assert "'mine' is neither an embedded restorer" in capsys.readouterr().err
@@ -190,7 +190,7 @@ def test_a_recipe_that_is_none_is_a_sentence(change: Any, made: Path, tmp_path: 
     "name", ["/etc", "udc_defense", "tests/fixtures", "os:system", "../x", "", "a/b@..", "x" * 300]
 )
 def test_strangers_name_embedded_networks_and_the_hub_only(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(Path(__file__).parents[1])  # where `udc_defense` is a folder
+    monkeypatch.chdir(Path(__file__).parents[2])  # where `udc_defense` is a folder
     with pytest.raises(CheckpointError):
         check_name(name, "restorer")
 

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from udc_defense.restorers import Restorer
 
-FOLDER = Path(__file__).parent / "fixtures" / "restorers"
+FOLDER = Path(__file__).parents[1] / "fixtures" / "restorers"
 
 R = TypeVar("R", bound=Restorer)
 

@@ -26,7 +26,7 @@ from udc_defense.evaluation.runner import Results
 from udc_defense.models import KINDS
 from udc_defense.optics import PANELS
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 CHECKPOINTS = [(kind, name) for kind in KINDS for name in embedded_names(kind)]
 # A number of its own, not the digits of a name such as axon20, sha256, GatedUNet or PGD-20.
 NUMBER = re.compile(r"(?<![\w./-])[+-]?\d+(?:,\d{3})*(?:\.\d+)?(?![\w-])")
@@ -47,7 +47,7 @@ def summaries() -> dict[str, dict[str, Any]]:
 
 
 def average(metric: str, key: str, **wanted: object) -> float:
-    """Of the held-out rows of PGD-20 at ε = 4, by default against the default defence."""
+    """Of the held-out rows of PGD-20 at ε = 4, by default against the default defense."""
     spine = results("spine")
     fields = {"split": "heldout", "eps": 4.0, "purifier": spine["protocol"]["default"]} | wanted
     rows = [row for row in spine["rows"] if all(row[name] == value for name, value in fields.items())]
@@ -77,11 +77,11 @@ def test_the_index_of_the_restorer_is_what_was_measured() -> None:
         assert entry.dataset_args["crops"] == 44 and entry.dataset_args["eps_in_255ths"] == 4
 
 
-@pytest.mark.parametrize(("name", "defence"), [("default", "diffusion"), ("robust", "default")])
-def test_the_index_of_a_purifier_is_what_was_measured(name: str, defence: str) -> None:
+@pytest.mark.parametrize(("name", "defense"), [("default", "diffusion"), ("robust", "default")])
+def test_the_index_of_a_purifier_is_what_was_measured(name: str, defense: str) -> None:
     entries = ModelCard(published("purifier", name)).data.eval_results
     assert entries is not None
-    purifier = results("spine")["protocol"][defence]
+    purifier = results("spine")["protocol"][defense]
     defended = [entry for entry in entries if entry.task_name == "Restoration"]
     for entry in defended:
         key, threat = entry.metric_name.split(", ")[1].replace(" ", "_"), entry.dataset_args["threat"]
@@ -164,7 +164,7 @@ def other_rows(file: str, more: float) -> Results:
 
 @pytest.mark.parametrize(("kind", "name"), CHECKPOINTS)
 def test_no_number_is_typed_by_hand(kind: str, name: str, other_weights: None) -> None:
-    """What a card still says of other networks with other results was set and not measured: attack, level, defence."""
+    """What a card still says of other networks with other results was set and not measured: attack, level, defense."""
     # Twice, for a number may come back by chance.
     texts = [published(kind, name), *(cards.card(kind, name, other_results(more)) for more in (0.1, 0.2))]
     before, *after = (set(NUMBER.findall(without_citations(text))) for text in texts)

@@ -18,7 +18,7 @@ import httpx
 
 from udc_defense.demo.link import FIELDS
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 
 
 class Server(NamedTuple):

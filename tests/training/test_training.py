@@ -176,8 +176,16 @@ class TestResume:
     def test_after_kill_9_the_weights_are_those_of_an_uninterrupted_run(self, tmp_path: Path) -> None:
         """The purifier, whose loss draws its own noise and timesteps."""
         train("purifier", tmp_path / "whole")
-        command = [sys.executable, "-c", KILLED, "purifier", str(tmp_path / "cut"), str(Path(__file__).parent)]
-        path = os.pathsep.join([str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH", "")])
+        command = [
+            sys.executable,
+            "-c",
+            KILLED,
+            "purifier",
+            str(tmp_path / "cut"),
+            str(Path(__file__).parent),
+        ]
+        helpers = str(Path(__file__).parents[1] / "helpers")
+        path = os.pathsep.join([str(Path(__file__).parents[2]), helpers, os.environ.get("PYTHONPATH", "")])
         environment = os.environ | {"PYTHONPATH": path}
         done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
         assert done.returncode == -signal.SIGKILL, done.stderr[-2000:]

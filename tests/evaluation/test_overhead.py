@@ -1,4 +1,4 @@
-"""Memory that rises and falls with what is allocated; evaluations of a defence."""
+"""Memory that rises and falls with what is allocated; evaluations of a defense."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def test_the_peak_is_of_what_came_since_the_reset() -> None:
     assert during - before == pytest.approx(200, abs=20) and during - after > 150
 
 
-def test_a_defence_takes_longer_than_none_and_counts_its_evaluations() -> None:
+def test_a_defense_takes_longer_than_none_and_counts_its_evaluations() -> None:
     identity = torch.nn.Identity()
     none, purified = overhead([Defense(identity), Defense(identity, load_purifier(draws=2))], 16, "cpu")
     assert (none["evaluations"], purified["evaluations"]) == (0, 2)

@@ -1,4 +1,4 @@
-"""Presets, and defences as the command line names them."""
+"""Presets, and defenses as the command line names them."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ DEFENSES = (
 
 
 @pytest.mark.parametrize("purification", DEFENSES)
-def test_the_name_of_a_defence_means_it(purification: Purification | None) -> None:
+def test_the_name_of_a_defense_means_it(purification: Purification | None) -> None:
     assert parse_defense(defense_name(purification)) == purification
 
 

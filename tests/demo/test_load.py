@@ -117,7 +117,7 @@ def test_many_clients_at_once(server: Server) -> None:
 
 def test_a_full_queue_says_so_and_a_stopped_run_makes_room(server: Server) -> None:
     visitor = Visitor(server.url)
-    slow = visitor.join("run", inputs(uploaded(visitor, 0), attack="strong", defence="paper", threat="exact"))
+    slow = visitor.join("run", inputs(uploaded(visitor, 0), attack="strong", defense="paper", threat="exact"))
     waiting = [visitor.join("restore", [uploaded(visitor, number), None]) for number in range(QUEUE + 2)]
     places = [ticket for ticket in waiting if ticket.status == 200]
     assert QUEUE <= len(places) <= QUEUE + 1, "the slow one may wait, too, when the first of the others comes"

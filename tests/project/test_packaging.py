@@ -22,7 +22,7 @@ from test_readme import readme_program, write_photo
 
 import udc_defense
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 PACKAGE = ROOT / "udc_defense"
 HEAVY = ("torch", "diffusers", "gradio", "accelerate", "skimage", "cv2", "numpy")
 

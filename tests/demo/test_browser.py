@@ -26,7 +26,7 @@ from demo_server import served
 
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 FLAGS = ["--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-sync"]
 FLAGS += ["--disable-background-networking", "--disable-component-update"]
@@ -225,11 +225,11 @@ def _download(page: Any) -> None:
 def test_presets_and_details(page: Any) -> None:
     _preset(page, "attack", "Strong")
     page.locator("#plan").get_by_text("Auto-PGD, 50 steps").wait_for()
-    _preset(page, "defence", "Paper's")
+    _preset(page, "defense", "Paper's")
     page.locator("#plan").get_by_text("50 steps of DDPM").wait_for()
-    _unfold(page, "attack-details", "defence-details")
+    _unfold(page, "attack-details", "defense-details")
     assert _field(page, "noise_level").get_attribute("placeholder") == "50"
-    _preset(page, "defence", "Off")
+    _preset(page, "defense", "Off")
     page.locator("#noise_level").wait_for(state="hidden")
 
     _choose(page, "method", "Carlini–Wagner · sees gradients")
@@ -253,7 +253,7 @@ def test_presets_and_details(page: Any) -> None:
 
 def test_stop_and_run_again(page: Any) -> None:
     _preset(page, "attack", "Strong")
-    _preset(page, "defence", "Paper's")
+    _preset(page, "defense", "Paper's")
     page.locator("#run").click()
     page.locator("#strip .thumbnail-lg").nth(2).wait_for()
     page.locator("#stop").click()
@@ -263,7 +263,7 @@ def test_stop_and_run_again(page: Any) -> None:
     assert page.locator("#strip .thumbnail-lg").count() >= 3
 
     _preset(page, "attack", "Quick")
-    _preset(page, "defence", "Fast")
+    _preset(page, "defense", "Fast")
     _run_quickly(page)
 
 
@@ -289,13 +289,13 @@ def test_networks_are_named_or_refused(page: Any) -> None:
 
 
 def test_a_link_brings_choices_back(browser: Any, address: str) -> None:
-    query = "?sample=Coffee&attack=adaptive&defence=best&eps=2&captured=1&restorer=default&seed=5"
+    query = "?sample=Coffee&attack=adaptive&defense=best&eps=2&captured=1&restorer=default&seed=5"
     with visit(browser, address, query) as page:
         page.wait_for_function("document.querySelector('#photo img')?.src.includes('coffee')")
         for again in range(2):
             page.locator("#attack").get_by_label("Adaptive").wait_for()
             page.wait_for_function("document.querySelector('#attack input:checked').value === 'adaptive'")
-            assert page.locator("#defence input:checked").input_value() == "best"
+            assert page.locator("#defense input:checked").input_value() == "best"
             assert page.locator("#captured input").is_checked()
             if not again:
                 page.wait_for_timeout(3 * SECOND)  # a reload amid answers is an error to the browser
@@ -315,7 +315,7 @@ TABS = ("Robustness", "Batch", "Certify", "About", "Try it")
 @pytest.mark.parametrize("theme", ["light", "dark"])
 def test_a_phone_has_no_sideways_scroll(browser: Any, address: str, theme: str) -> None:
     with visit(browser, address, f"?__theme={theme}", width=PHONE) as page:
-        _unfold(page, "attack-details", "defence-details", "networks", "downloads")
+        _unfold(page, "attack-details", "defense-details", "networks", "downloads")
         for tab in TABS:
             _tab(page, tab)
             page.wait_for_timeout(SECOND / 2)
@@ -359,7 +359,7 @@ NAMELESS = """() => {
 
 def test_the_published_results_are_on_their_tab(page: Any) -> None:
     _tab(page, "Robustness")
-    assert "The attacker who knows the defence is the one who counts" in page.locator("#honest").inner_text()
+    assert "The attacker who knows the defense is the one who counts" in page.locator("#honest").inner_text()
     page.locator("#plot svg, #plot canvas").first.wait_for()
     first = page.locator("#numbers td").nth(1).inner_text()
     page.locator("#metric").get_by_label("SSIM").check()
@@ -410,7 +410,7 @@ def test_photos_of_ones_own(
 @pytest.mark.parametrize("stage", ["Attacking", "Purifying the untouched capture", "Purifying the attacked capture"])
 def test_stop_in_the_middle_of_a_stage(stage: str, page: Any) -> None:
     _preset(page, "attack", "Strong" if stage == "Attacking" else "Quick")
-    _preset(page, "defence", "Paper's")
+    _preset(page, "defense", "Paper's")
     page.locator("#run").click()
     page.locator("#status", has_text=stage).wait_for()
     page.locator("#stop").click()
@@ -418,7 +418,7 @@ def test_stop_in_the_middle_of_a_stage(stage: str, page: Any) -> None:
     page.wait_for_timeout(2 * SECOND)
     assert "Stopped" in _state(page, "stopped", seconds=1), "an update came after the stop"
     _preset(page, "attack", "Off")
-    _preset(page, "defence", "Fast")
+    _preset(page, "defense", "Fast")
     page.locator("#run").click()
     assert "Done in" in _state(page, "done", 120)
 

@@ -96,7 +96,7 @@ class TestTables:
             results({"Square, 1000 queries": 5.0})
         )
 
-    def test_the_verdict_says_where_the_defence_fails(self) -> None:
+    def test_the_verdict_says_where_the_defense_fails(self) -> None:
         words = "worse than no restoration at all"
         strong = attack_tables.verdict(results({"PGD-20, ε = 8": 12.0}))
         assert "12.0 dB at ε = 8: at 8 it is " + words in strong
@@ -120,8 +120,8 @@ class TestFlags:
         assert "3 of 20" in flags.zero_gradients(rows(3)).words
 
     def test_black_box_beats_white_box(self) -> None:
-        assert flags.black_box_wins({"pgd": 20.0, "fgsm": 25.0}, {"square": 19.0, "simba": 26.0}, "defence").raised
-        assert not flags.black_box_wins({"pgd": 20.0}, {"square": 19.95}, "defence").raised
+        assert flags.black_box_wins({"pgd": 20.0, "fgsm": 25.0}, {"square": 19.0, "simba": 26.0}, "defense").raised
+        assert not flags.black_box_wins({"pgd": 20.0}, {"square": 19.95}, "defense").raised
 
     @pytest.mark.parametrize(("series", "raised"), [((25, 20, 15), False), ((25, 20, 21), True), ((20, 20.05), False)])
     def test_more_must_hurt_more(self, series: tuple[float, ...], raised: bool) -> None:

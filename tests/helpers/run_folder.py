@@ -16,7 +16,7 @@ IMAGES = ("lake", "mill", "night", "rocks")  # image i has i dB more than the fi
 DEFENSES = ("none", "default", "jpeg:75")
 CLEAN = {"none": 30.0, "default": 28.0, "jpeg:75": 29.0}
 NOISE = 29.5
-# dB of the first image, by defence, title, ε and threat.
+# dB of the first image, by defense, title, ε and threat.
 ATTACKED = {
     ("none", "PGD-20, ε = 2", 2.0, "oblivious"): 20.0,
     ("none", "PGD-20", 4.0, "oblivious"): 14.0,
@@ -37,7 +37,7 @@ SPREAD = {"std": 0.5, "n": 4}
 
 
 def rows_of(images: Sequence[str], restorer: str, shift: float) -> Iterator[Row]:
-    """One row per image, attack and defence; `shift` moves all that is attacked."""
+    """One row per image, attack and defense; `shift` moves all that is attacked."""
     for place, image in enumerate(images):
         common = {
             "image": image,

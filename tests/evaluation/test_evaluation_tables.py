@@ -30,7 +30,7 @@ def evaluated(**left: float) -> list[dict[str, Any]]:
     return found
 
 
-def test_a_line_per_restorer_and_defence(summaries: tables.Summaries) -> None:
+def test_a_line_per_restorer_and_defense(summaries: tables.Summaries) -> None:
     lines = tables.headline_table(summaries).splitlines()
     assert len(lines) == 2 + 6 and len({line.count("|") for line in lines}) == 1
     assert lines[2] == "| `a` | axon20 | none | 20.00 | 30.00 | 29.00 | 12.50 (PGD-20) |  | 2 |"
@@ -43,7 +43,7 @@ def test_the_verdict_counts_who_ends_below_the_capture(summaries: tables.Summari
     text = tables.verdict(summaries)
     assert "2 of 3 embedded restorers end below the capture" in text and "(12.5 to 22.5 dB), and 1 behind" in text
     assert "(18.5 to 26.5 dB; means over 2 held-out crops of 128²). " in text
-    best = "the restorer `b` behind the defence `default` keeps most, 26.5 dB; on clean captures it has 28.0 dB."
+    best = "the restorer `b` behind the defense `default` keeps most, 26.5 dB; on clean captures it has 28.0 dB."
     assert text.endswith(f"On captures of `axon20` {best}")
 
 

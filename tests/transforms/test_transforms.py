@@ -1,4 +1,4 @@
-"""Trivial defences against the libraries that have them: scipy, scikit-image, Pillow."""
+"""Trivial defenses against the libraries that have them: scipy, scikit-image, Pillow."""
 
 from __future__ import annotations
 

@@ -35,7 +35,7 @@ def test_conditions_of_an_image_are_drawn_together() -> None:
 
 
 def test_pairs_stay_together() -> None:
-    """Images differ far more from each other than the two defences do."""
+    """Images differ far more from each other than the two defenses do."""
     images = 30 * np.random.default_rng(3).normal(size=(20, 1))
     first = images + np.random.default_rng(4).normal(1, 0.1, (20, 5))
     found = bootstrap_difference(first, images.repeat(5, axis=1))

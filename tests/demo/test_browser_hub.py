@@ -20,9 +20,9 @@ from test_browser import _run_quickly
 from udc_defense.checkpoints import embedded_names
 from udc_defense.models import KINDS
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 CHECKPOINTS = [f"{kind}/{name}" for kind in KINDS for name in embedded_names(kind)]
-NEEDED = ("restorer/default", "purifier/robust")  # by the default defence
+NEEDED = ("restorer/default", "purifier/robust")  # by the default defense
 
 pytestmark = test_browser.pytestmark
 page, browser = test_browser.page, test_browser.browser

@@ -94,43 +94,43 @@ def test_verdict_says_what_was_taken_and_given_back() -> None:
     words = verdict(result(**ATTACKED, noise_restored=27.5, defended_clean=27.0, defended_attacked=25.0))
     assert "Restoring won **8.0 dB** (20.0 → 28.0 dB)" in words
     assert "The attack took **6.0 dB**, where random noise of the same size takes **0.5 dB**" in words
-    assert "The defence gave back **3.0 dB**, 50 % of what was lost" in words
-    assert "without an attack the defence costs **1.0 dB**" in words
+    assert "The defense gave back **3.0 dB**, 50 % of what was lost" in words
+    assert "without an attack the defense costs **1.0 dB**" in words
 
 
 @pytest.mark.parametrize("threat", KINDS[1:])
-def test_verdict_on_an_attacker_who_knows_the_defence_claims_no_recovery(threat: Any) -> None:
+def test_verdict_on_an_attacker_who_knows_the_defense_claims_no_recovery(threat: Any) -> None:
     adaptive = result(**ATTACKED, defended_clean=27.0, defended_attacked=20.0)
     adaptive.threat = threat
     words = verdict(adaptive)
-    assert "who knows the defence took **7.0 dB** in spite of it (27.0 → 20.0 dB; the same image without" in words
-    assert "without the defence: 22.0 dB" in words and "the defence costs **1.0 dB**" in words
+    assert "who knows the defense took **7.0 dB** in spite of it (27.0 → 20.0 dB; the same image without" in words
+    assert "without the defense: 22.0 dB" in words and "the defense costs **1.0 dB**" in words
     assert "gave back" not in words and adaptive.recovered is None
 
 
-def test_verdict_admits_that_the_defence_hurts() -> None:
+def test_verdict_admits_that_the_defense_hurts() -> None:
     words = verdict(result(**ATTACKED, defended_clean=20.0, defended_attacked=20.5))
-    assert "The defence made it worse: it took another **1.5 dB**" in words
+    assert "The defense made it worse: it took another **1.5 dB**" in words
     assert "gave back" not in words
 
 
 def test_verdict_admits_that_nothing_happened() -> None:
     words = verdict(result(restored=28.0, attacked_restored=28.0, defended_attacked=28.01))
     assert "The attack took **nothing**" in words
-    assert "The defence gave back **nothing**" in words
+    assert "The defense gave back **nothing**" in words
 
 
 def test_verdict_names_a_share_of_a_real_loss_only() -> None:
     assert "%" not in verdict(result(restored=28.0, attacked_restored=27.9, defended_attacked=28.5))
 
 
-def test_verdict_without_attack_or_without_defence() -> None:
+def test_verdict_without_attack_or_without_defense() -> None:
     unattacked = verdict(result(captured=20.0, restored=28.0, defended_clean=27.0))
     assert "costs **1.0 dB**" in unattacked
     assert "attack took" not in unattacked
     undefended = verdict(result(**ATTACKED))
     assert "The attack took **6.0 dB**" in undefended
-    assert "defence" not in undefended
+    assert "defense" not in undefended
 
 
 def test_verdict_without_truth_compares_with_the_restorers_own_output() -> None:
@@ -144,14 +144,14 @@ def test_verdict_without_truth_compares_with_the_restorers_own_output() -> None:
     assert "moves the result to **30.0 dB** from it; random noise of the same size moves it to 45.0 dB" in words
     assert "comes out at **33.0 dB**, 3.0 dB nearer" in words
     case.images["defended_attacked"] = shifted(28.0)
-    assert "2.0 dB further away: the defence made it worse" in verdict(case)
+    assert "2.0 dB further away: the defense made it worse" in verdict(case)
 
 
-def test_verdict_without_truth_on_an_attacker_who_knows_the_defence() -> None:
+def test_verdict_without_truth_on_an_attacker_who_knows_the_defense() -> None:
     case = result(has_truth=False, restored=60.0, attacked_restored=50.0, defended_clean=36.0, defended_attacked=30.0)
     case.threat = "bpda"
     words = verdict(case)
-    assert "knows the defence moves the result to **30.0 dB** in spite of it (the same image without" in words
+    assert "knows the defense moves the result to **30.0 dB** in spite of it (the same image without" in words
     assert "worse" not in words and "nearer" not in words
 
 
@@ -298,18 +298,18 @@ def test_closing_a_handler_closes_what_it_drives() -> None:
 
 def test_presets_are_choices_and_details_override_them() -> None:
     for attack in presets.ATTACKS:
-        for defence in presets.DEFENCES:
-            chosen = presets.choose(attack, defence)
+        for defense in presets.DEFENSES:
+            chosen = presets.choose(attack, defense)
             assert (chosen.method == "none") == (attack == "off")
-            assert (chosen.sampler == "none") == (defence == "off")
+            assert (chosen.sampler == "none") == (defense == "off")
     assert presets.choose("adaptive").settings().threat == "exact"
     fast = presets.choose()
     assert fast.purifier is not None and fast.purification(fast.purifier) == spine.DEFAULT
     for other in ({"sampler": "ddim"}, {"purifier": "owner/name"}):
-        chosen = presets.choose(defence="best", **other)
+        chosen = presets.choose(defense="best", **other)
         assert (chosen.purifier, chosen.noise_level, chosen.draws) == (other.get("purifier"), 30, 1)
     assert presets.choose(purifier="robust") == fast
-    assert presets.choose(defence="paper", purifier="default").noise_level == 50, "a preset of any diffusion model"
+    assert presets.choose(defense="paper", purifier="default").noise_level == 50, "a preset of any diffusion model"
     chosen = presets.choose("strong", "paper", eps="2,5", steps="7", noise_level="9", draws=2, threat="", seed=None)
     assert (chosen.method, chosen.eps, chosen.steps) == ("apgd", 2.5, 7)
     assert (chosen.sampler, chosen.noise_level, chosen.draws) == ("ddpm", 9, 2)
@@ -323,16 +323,16 @@ def test_off_is_off_and_another_method_has_its_own_steps() -> None:
 
 
 def test_words_of_presets_name_their_numbers() -> None:
-    for preset in (*presets.ATTACKS.values(), *presets.DEFENCES.values()):
+    for preset in (*presets.ATTACKS.values(), *presets.DEFENSES.values()):
         assert "{" not in preset.words
-    assert "50 steps" in presets.ATTACKS["strong"].words and "50 steps" in presets.DEFENCES["paper"].words
+    assert "50 steps" in presets.ATTACKS["strong"].words and "50 steps" in presets.DEFENSES["paper"].words
 
 
 @pytest.mark.parametrize(
     "wrong",
     [
         {"attack": "magic"},
-        {"defence": "magic"},
+        {"defense": "magic"},
         {"eps": 17},
         {"eps": float("nan")},
         {"eps": "nan"},
@@ -369,7 +369,7 @@ def test_limits_hold_on_the_server(wrong: dict[str, Any]) -> None:
     assert len(str(caught.value)) < 400
 
 
-def test_attacker_of_no_defence_is_the_oblivious_one() -> None:
+def test_attacker_of_no_defense_is_the_oblivious_one() -> None:
     assert Choices(threat="exact", sampler="none").settings().threat == "oblivious"
     assert [Choices(threat=kind).settings().threat for kind in KINDS] == list(KINDS)
 
@@ -452,17 +452,17 @@ def test_controls_follow_the_attack() -> None:
 
 def test_a_transform_has_neither_noise_level_nor_draws() -> None:
     for sampler, shown in (("", True), ("ddim", True), ("jpeg", False)):
-        assert [update["visible"] for update in controls.defence_details("best", sampler, "")] == [True, shown, shown]
-    assert not any(update["visible"] for update in controls.defence_details("off", "ddim", ""))
-    assert controls.defence_details("fast", "", "")[2]["placeholder"] == str(spine.DEFAULT.draws)
-    assert controls.defence_details("fast", "", "owner/name")[1]["placeholder"] == str(spine.DIFFUSION.noise_level)
-    assert view.defence_words("dct_denoise") == "Plain DCT denoise, sigma 8"
+        assert [update["visible"] for update in controls.defense_details("best", sampler, "")] == [True, shown, shown]
+    assert not any(update["visible"] for update in controls.defense_details("off", "ddim", ""))
+    assert controls.defense_details("fast", "", "")[2]["placeholder"] == str(spine.DEFAULT.draws)
+    assert controls.defense_details("fast", "", "owner/name")[1]["placeholder"] == str(spine.DIFFUSION.noise_level)
+    assert view.defense_words("dct_denoise") == "Plain DCT denoise, sigma 8"
 
 
 def test_the_plan_says_what_it_costs_or_why_not() -> None:
     here = networks_of_seconds(0.1)
     words = controls.plan_words(here, *(link.FIELDS | {"attack": "adaptive", "draws": "2"}).values())
-    assert "**knows the defence**" in words and "Your details override: draws." in words and "about" in words
+    assert "**knows the defense**" in words and "Your details override: draws." in words and "about" in words
     assert "eps 'much' is not a number" in controls.plan_words(here, *(link.FIELDS | {"eps": "much"}).values()).lower()
 
 
@@ -470,12 +470,12 @@ def networks_of_seconds(seconds: float) -> Any:
     return type("Here", (), {"seconds": seconds})()
 
 
-DEFENCE: dict[str, Any] = {"sampler": "ddpm", "noise_level": 3, "draws": 1}
+DEFENSE: dict[str, Any] = {"sampler": "ddpm", "noise_level": 3, "draws": 1}
 
 
 @pytest.mark.parametrize("method", ATTACKS.names())
 def test_phases_know_the_steps_of_every_attack(method: str, here: Networks) -> None:
-    chosen = Choices(method=method, steps=2, options="searches=3" if method == "cw" else "", captured=True, **DEFENCE)
+    chosen = Choices(method=method, steps=2, options="searches=3" if method == "cw" else "", captured=True, **DEFENSE)
     planned = next(phase.steps for phase in engine.phases(chosen) if phase.words == "Attacking")
     photo = torch.rand(1, 3, 32, 32, generator=torch.Generator().manual_seed(0))
     steps = engine.start(here, photo, chosen, chosen.settings())
@@ -486,7 +486,7 @@ def test_phases_know_the_steps_of_every_attack(method: str, here: Networks) -> N
 def test_phases_cost_what_each_threat_evaluates(method: str) -> None:
     cost = {}
     for kind in KINDS:
-        plan = engine.phases(Choices(method=method, threat=kind, **DEFENCE))
+        plan = engine.phases(Choices(method=method, threat=kind, **DEFENSE))
         cost[kind] = next(phase.cost for phase in plan if phase.words == "Attacking")
     forward, gradient, backward = engine.PURIFIER, engine.GRADIENT, engine.PURIFIER_GRADIENT
     white = {"oblivious": 0, "bpda": 3 * forward, "surrogate": 2 * backward, "exact": 3 * backward}
@@ -529,9 +529,9 @@ def test_a_folder_of_the_owner_is_known_by_its_name(tmp_path: Path) -> None:
         Networks(str(tmp_path / "missing"))
 
 
-def test_the_detector_has_its_threshold_for_the_default_defence(here: Networks) -> None:
-    assert here.threshold(presets.choose(defence="fast")) is not None
-    assert here.threshold(presets.choose(defence="best")) is None
+def test_the_detector_has_its_threshold_for_the_default_defense(here: Networks) -> None:
+    assert here.threshold(presets.choose(defense="fast")) is not None
+    assert here.threshold(presets.choose(defense="best")) is None
 
 
 def test_suspicion_is_told_or_said_to_be_unknown() -> None:
@@ -582,7 +582,7 @@ def small(tmp_path: Path) -> str:
 def test_every_attack_runs_to_a_report(method: str, threat: str, small: str, here: Networks) -> None:
     *_, (line, words, stages, _, _, report, _) = Runs(here).run(small, method=method, steps=2, threat=threat)
     assert 'data-state="done"' in line
-    assert ("who knows the defence" in words) == (threat != "oblivious")
+    assert ("who knows the defense" in words) == (threat != "oblivious")
     assert ("queries" in words) == (not ATTACKS.get(method).white_box)
     assert len(stages) == len(STAGES)
     settings = report["settings"]
@@ -668,7 +668,7 @@ def test_certificates_are_those_of_the_library(small: str, here: Networks) -> No
     line, words, table, images = updates[-1]
     assert 'data-state="done"' in line and any("of 100 samples" in update[0] for update in updates)
     assert "Not certified" in words and "4/255" in words
-    chosen = presets.choose(defence="paper", captured=True, seed=3)
+    chosen = presets.choose(defense="paper", captured=True, seed=3)
     defense, photo = here.defense(chosen), read_image(small)
     settings = Certification(Gaussian(0.05), tuple(map(Budget, RADII)), samples=100, seed=3)
     captured = quantize(photo)
@@ -755,10 +755,10 @@ def test_api_runs_everything(client: Any, tiny: Any) -> None:
     assert Path(deep).read_bytes()[24] == 16, "bits of a sample, in the header"
 
 
-def test_api_takes_a_plain_transform_for_a_defence(client: Any, tiny: Any) -> None:
+def test_api_takes_a_plain_transform_for_a_defense(client: Any, tiny: Any) -> None:
     *_, report, _ = client.predict(tiny, steps=1, sampler="jpeg", api_name="/run")
     assert report["settings"]["purifier"] == {"sampler": "jpeg", "strength": 75}
-    assert report["detector"] == {"threshold": None}, "it was calibrated for another defence"
+    assert report["detector"] == {"threshold": None}, "it was calibrated for another defense"
     assert set(report["checkpoints"]) == {"restorer default"}
     assert report["images"][0]["psnr"]["defended_attacked"] > 0
 

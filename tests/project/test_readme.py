@@ -20,7 +20,7 @@ from udc_defense.evaluation.entry import rows_of
 from udc_defense.evaluation.runner import read_results
 from udc_defense.optics import PANELS
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 
 
 def readme_program() -> str:
@@ -113,7 +113,7 @@ def test_every_crop_of_the_protocol_has_its_rows() -> None:
 
     for split, crops in (("val", 36), ("heldout", 44)):
         for eps in spine.EPSILONS:
-            assert all(len(spine.defended_rows(results, split, eps, p)) == crops for p in spine.DEFENCES)
+            assert all(len(spine.defended_rows(results, split, eps, p)) == crops for p in spine.DEFENSES)
     for purification in spine.GRID:
         rows = spine.select(results, "val", eps=spine.CHOICE_EPS, purifier=purification.facts())
         assert len({row["image"] for row in rows}) == 36

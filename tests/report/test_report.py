@@ -86,10 +86,10 @@ def study_of(*folders: Path) -> Study:
 
 
 def rows_of(table: Table) -> dict[str, dict[str, Any]]:
-    """By defence, by heading."""
+    """By defense, by heading."""
     titles = [column.title for column in table.columns]
     rows = [dict(zip(titles, row, strict=True)) for row in table.rows]
-    return {str(row["Defence"]): row for row in rows}
+    return {str(row["Defense"]): row for row in rows}
 
 
 @pytest.fixture(scope="module")
@@ -111,16 +111,16 @@ def test_it_begins_with_the_worst_threat(page: Page) -> None:
     kept, clean, bare = 18 + SHIFT, CLEAN["default"] + SHIFT, 14 + SHIFT
     assert f"default keeps {kept:.1f} dB [95 %:" in page.words
     assert f"of the {clean:.1f} dB that it has without an attack" in page.words
-    assert "PGD-20, exact, L∞, ε = 4/255, by one who knows the defence, exact gradient" in page.words
+    assert "PGD-20, exact, L∞, ε = 4/255, by one who knows the defense, exact gradient" in page.words
     assert f"falls from {CLEAN['none'] + SHIFT:.1f} to {bare:.1f} dB under the worst attack on it" in page.words
-    assert "the defence is 4.0 dB ahead [95 %: +4.0, +4.0]" in page.words
+    assert "the defense is 4.0 dB ahead [95 %: +4.0, +4.0]" in page.words
     assert f"jpeg:75, keeps {15 + SHIFT:.1f} dB" in page.words
     assert "default is 3.0 dB ahead [95 %: +3.0, +3.0]" in page.words
     assert "1 sanity check is raised: unbounded" in page.words
     assert page.words.index("keeps") < page.words.index("The honesty list")
 
 
-def test_the_worst_threat_of_every_defence(tables: Tables) -> None:
+def test_the_worst_threat_of_every_defense(tables: Tables) -> None:
     found = rows_of(tables.headline())
     assert list(found) == ["none", "default", "jpeg:75"]
     for defense, level, attack in (
@@ -132,7 +132,7 @@ def test_the_worst_threat_of_every_defence(tables: Tables) -> None:
         assert row["Worst attack, dB"].mean == pytest.approx(level + SHIFT)
         assert row["Without attack, dB"].mean == pytest.approx(CLEAN[defense] + SHIFT)
         assert (row["Attack"], row["Images"]) == (attack, len(IMAGES))
-    assert found["default"]["Gained over no defence, dB"] == pytest.approx((4, 4, 4))
+    assert found["default"]["Gained over no defense, dB"] == pytest.approx((4, 4, 4))
 
 
 def test_who_knows_and_who_does_not_side_by_side(tables: Tables) -> None:
@@ -140,7 +140,7 @@ def test_who_knows_and_who_does_not_side_by_side(tables: Tables) -> None:
     assert row["Does not know it, dB"].mean == pytest.approx(25 + SHIFT)
     assert row["Knows it, dB"].mean == pytest.approx(18 + SHIFT)
     assert row["Taken by knowing, dB"] == pytest.approx((7, 7, 7))
-    assert row["Random noise, no defence, dB"].mean == pytest.approx(NOISE + SHIFT)
+    assert row["Random noise, no defense, dB"].mean == pytest.approx(NOISE + SHIFT)
 
 
 def test_the_rest_of_the_honesty_list(tables: Tables) -> None:
@@ -209,7 +209,7 @@ def test_fewer_images_do_not_hide_an_attack(tmp_path: Path) -> None:
     assert worst is not None and worst.setting.title == "PGD-20, exact" and list(worst.attacked) == ["rocks"]
 
 
-def test_a_defence_that_nobody_knew_is_not_the_best(tmp_path: Path) -> None:
+def test_a_defense_that_nobody_knew_is_not_the_best(tmp_path: Path) -> None:
     folder = write_run(tmp_path / "run")
     rows = [json.loads(line) for line in (folder / "rows.jsonl").read_text().splitlines()]
     more = [row | {"defense": "secret"} for row in rows if row["defense"] == "default" and row["threat"] == "oblivious"]

@@ -83,7 +83,7 @@ class TestDamage:
 
     @pytest.mark.parametrize("name", WHITE_BOX)
     def test_zero_gradients_are_counted(self, name: str) -> None:
-        """A model that rounds has a gradient for autograd, and it is zero: the defence that masks."""
+        """A model that rounds has a gradient for autograd, and it is zero: the defense that masks."""
         image = inside(2, 3, 12, 12)
         assert run(name, Masking(), image, image + 0.1).zero_gradients > 0
         assert run(name, conv(), image, image).zero_gradients == 0
