@@ -11,14 +11,13 @@ from torch import Tensor, nn
 from toy_models import inside
 
 from udc_defense import attacks
-from udc_defense.checkpoints import load_restorer
+from udc_defense.checkpoints import checkpoint_sums, load_restorer
 from udc_defense.defense import Defense
 from udc_defense.detection import Detector, Evading, calibrated, difference, roc, threshold
 from udc_defense.errors import SettingError
 from udc_defense.evaluation import case
 from udc_defense.evaluation.case import Result, Settings
 from udc_defense.evaluation.purification import DEFAULT, Purification
-from udc_defense.evaluation.runner import checkpoint_sums
 from udc_defense.noise import Generators, seeded
 from udc_defense.scenes import scene_from_photo
 

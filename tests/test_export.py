@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from udc_defense import cli, export
 from udc_defense.checkpoints import checksum, load_purifier, load_restorer
 from udc_defense.errors import CheckpointError, SettingError
-from udc_defense.restorers.base import pad_to_multiple
 from udc_defense.restorers.gated_unet import GatedUNet
+from udc_defense.tiles import pad_to_multiple
 
 SIZES = [(1, 1, 1), (2, 1, 40), (1, 5, 7), (3, 16, 8), (1, 17, 9), (2, 50, 33)]
 

@@ -214,6 +214,12 @@ def weights_sum(source: str | Path, kind: str) -> str:
     return checksum(resolve(source, kind))
 
 
+def checkpoint_sums(restorer: str, *purifiers: str) -> dict[str, str]:
+    """sha256 of the weights in use."""
+    used = [("restorer", restorer), *(("purifier", name) for name in purifiers)]
+    return {f"{kind} {name}": weights_sum(name, kind) for kind, name in used}
+
+
 def write_checksums(folder: Path) -> None:
     """List size and sha256 of every file that a download brings in the checkpoint's `checksums.json`."""
     files = {name: folder / name for name in hub_files(folder)}

@@ -19,11 +19,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from udc_defense.attacks.objectives import submodule, watch
 from udc_defense.checkpoints import EMBEDDED
 from udc_defense.detection import Detector
 from udc_defense.errors import SettingError
 from udc_defense.frechet import frechet_distance, kernel_distance
+from udc_defense.hooks import submodule, watch
 from udc_defense.noise import Generators, seeded, split
 
 CALIBRATION = EMBEDDED / "noise_level.json"

@@ -1,10 +1,11 @@
-"""One network evaluation on a large image: overlapping tiles, blended, in bounded memory."""
+"""One network evaluation on an image of any size: padded to what the network needs, tiled to bound the memory."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 
@@ -71,3 +72,16 @@ def _added(total: Tensor, window: tuple, tile: Tensor) -> Tensor:
     canvas = torch.zeros_like(total)
     canvas[window] = tile
     return total + canvas
+
+
+def pad_to_multiple(image: Tensor, multiple: int) -> Tensor:
+    """Pad right and below until the sides are multiples."""
+    height, width = image.shape[-2:]
+    return pad(image, bottom=-height % multiple, right=-width % multiple)
+
+
+def pad(image: Tensor, *, bottom: int, right: int) -> Tensor:
+    """Pad by reflection, by the edge where the image is too small to reflect."""
+    height, width = image.shape[-2:]
+    mode = "reflect" if bottom < height and right < width else "replicate"
+    return F.pad(image, (0, right, 0, bottom), mode=mode) if bottom or right else image

@@ -11,10 +11,10 @@ from torch import Tensor, nn
 from udc_defense.certification.denoised import Denoised
 from udc_defense.certification.noise import Gaussian
 from udc_defense.checkpoints import load_purifier
+from udc_defense.diffusion import Diffusion
 from udc_defense.errors import SettingError
 from udc_defense.metrics import psnr
 from udc_defense.noise import seeded
-from udc_defense.purifiers.base import Diffusion
 
 PRIOR = 0.3  # standard deviation of images around ½, in [-1, 1] twice that
 

@@ -14,9 +14,8 @@ from PIL import Image
 from torch import Tensor, nn
 
 from udc_defense import cli
-from udc_defense.checkpoints import load_restorer, weights_sum
+from udc_defense.checkpoints import checkpoint_sums, load_restorer, weights_sum
 from udc_defense.errors import CheckpointError
-from udc_defense.evaluation.runner import checkpoint_sums
 from udc_defense.foreign import imported_sum
 
 

@@ -17,7 +17,7 @@ import torch
 from diffusers import DDPMPipeline, DDPMScheduler, UNet2DModel
 from torch import Tensor
 
-from udc_defense.checkpoints import load_purifier, load_restorer, write_checksums
+from udc_defense.checkpoints import checkpoint_sums, load_purifier, load_restorer, write_checksums
 from udc_defense.defense import Defense
 from udc_defense.errors import SceneError, SettingError
 from udc_defense.evaluation import case, runner
@@ -27,16 +27,15 @@ from udc_defense.evaluation.runner import (
     Job,
     Purification,
     Results,
-    checkpoint_sums,
     read_results,
     read_rows,
     rows_of,
     run_jobs,
-    versions,
     write_results,
 )
 from udc_defense.imaging import expose
 from udc_defense.noise import seeded
+from udc_defense.provenance import versions
 from udc_defense.restorers.gated_unet import GatedUNet
 from udc_defense.scenes import Crop, read_crops
 

@@ -13,10 +13,10 @@ from diffusers import DDIMScheduler, DDPMScheduler, DPMSolverMultistepScheduler,
 from torch import Tensor, nn
 
 from udc_defense import noise
+from udc_defense.diffusion import Diffusion
 from udc_defense.errors import SettingError
 from udc_defense.noise import seeded
 from udc_defense.purifiers import SAMPLERS
-from udc_defense.purifiers.base import Diffusion
 from udc_defense.purifiers.diffusion import DiffusionPurifier
 
 MEAN, DEVIATION = 0.3, 0.25  # of the prior, in the network's range [-1, 1]

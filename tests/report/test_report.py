@@ -28,8 +28,8 @@ from udc_defense.report import write_report
 from udc_defense.report.examples import examples
 from udc_defense.report.runs import read_runs
 from udc_defense.report.study import Interval, Setting, Study, difference, interval
-from udc_defense.report.table import Column, Table
 from udc_defense.report.tables import Tables
+from udc_defense.table import Column, Table
 
 SHIFT = (len(IMAGES) - 1) / 2  # of a mean over all images, above the first
 

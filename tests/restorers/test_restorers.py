@@ -7,9 +7,9 @@ import torch
 from restorer_contract import RestorerContract, picture, randomised
 
 from udc_defense.restorers import RESTORERS, Restorer, restorer_class
-from udc_defense.restorers.base import pad_to_multiple
 from udc_defense.restorers.gated_unet import GatedUNet
 from udc_defense.restorers.spandrel import SpandrelRestorer
+from udc_defense.tiles import pad_to_multiple
 
 
 def small() -> GatedUNet:

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from udc_defense.attacks.lpips import load_lpips
 from udc_defense.errors import ImageError, SettingError
+from udc_defense.hooks import submodule, watch
 from udc_defense.images import read_image
 from udc_defense.metrics import unclamped_ms_ssim, unclamped_ssim
 
@@ -162,26 +163,6 @@ class _Tap:
         self.calls: deque[Any] = deque(maxlen=count)
         # The hook refers to the deque and not to the tap, so that the model does not keep the tap alive.
         self.close = weakref.finalize(self, watch(module, self.calls).remove)
-
-
-def watch(module: nn.Module, calls: deque[Any]) -> torch.utils.hooks.RemovableHandle:
-    """Append what the module gives to `calls`, until the handle is removed."""
-    return module.register_forward_hook(lambda module, args, output: calls.append(output))
-
-
-def submodule(model: nn.Module, layer: str) -> nn.Module:
-    """The part of a model by its dotted name.
-
-    Raises:
-        SettingError: there is none of that name.
-    """
-    try:
-        return model.get_submodule(layer)
-    except AttributeError:
-        containers = (nn.ModuleList, nn.ModuleDict)  # which never run
-        names = [name for name, child in model.named_modules() if name and not isinstance(child, containers)]
-        some = ", ".join(sorted(names, key=lambda name: name.count("."))[:8]) or "none"
-        raise SettingError(f"layer {layer!r} is not one of the model's {len(names)} layers, such as {some}.") from None
 
 
 def select(objective: Any, part: slice | Sequence[int]) -> Objective:

@@ -85,10 +85,10 @@ def _certification(options: argparse.Namespace) -> int:
 
 def _certify(options: argparse.Namespace) -> int:
     """Photo by photo; report.json is rewritten after each, and the samples of a killed run are kept."""
-    from udc_defense.checkpoints import load_restorer
+    from udc_defense.checkpoints import checkpoint_sums, load_restorer
     from udc_defense.defense import Defense
     from udc_defense.evaluation import case
-    from udc_defense.evaluation.runner import checkpoint_sums, versions
+    from udc_defense.provenance import versions
 
     settings = _settings(options)
     restorer = load_restorer(options.restorer).to(device(options.device)).eval()

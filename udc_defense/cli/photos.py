@@ -133,7 +133,8 @@ def _run_recipe(parser: argparse.ArgumentParser, options: argparse.Namespace) ->
 def _new_report(settings: Settings, purification: Purification | None, captured: bool, restorer: str) -> dict[str, Any]:
     """report.json before the first photo."""
     from udc_defense import detection
-    from udc_defense.evaluation.runner import checkpoint_sums, versions
+    from udc_defense.checkpoints import checkpoint_sums
+    from udc_defense.provenance import versions
 
     purifier = purification.facts() if purification else None
     weights = [purification.weights] if purification and not purification.is_transform else []

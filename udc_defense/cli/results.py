@@ -54,16 +54,8 @@ def _results(options: argparse.Namespace) -> int:
         purifier_suite,
         spine,
     )
-    from udc_defense.evaluation.runner import (
-        Results,
-        checkpoints_of,
-        key_of,
-        read_rows,
-        run_jobs,
-        versions,
-        write_results,
-    )
-    from udc_defense.training.loop import hardware
+    from udc_defense.evaluation.runner import Results, checkpoints_of, key_of, read_rows, run_jobs, write_results
+    from udc_defense.provenance import hardware, versions
 
     suites = (
         spine,

@@ -17,8 +17,8 @@ from udc_defense.device import best_device
 from udc_defense.errors import ImageError, SettingError
 from udc_defense.evaluation import case
 from udc_defense.evaluation.recipe import Recipe, fitted, photo_sum
-from udc_defense.evaluation.runner import versions
 from udc_defense.images import read_image
+from udc_defense.provenance import versions
 from udc_defense.purifiers import SAMPLERS
 from udc_defense.samples import light
 from udc_defense.scenes import CROP_SIZE

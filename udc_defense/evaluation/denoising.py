@@ -9,11 +9,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from udc_defense.checkpoints import load_purifier
+from udc_defense.checkpoints import checkpoint_sums, load_purifier
 from udc_defense.evaluation.case import Settings, row_seed, simulate
-from udc_defense.evaluation.runner import checkpoint_sums, versions
 from udc_defense.metrics import psnr
 from udc_defense.noise import normal, seeded
+from udc_defense.provenance import versions
 from udc_defense.scenes import read_crops
 
 TIMESTEPS = (5, 10, 20, 50, 100)

@@ -24,11 +24,11 @@ from udc_defense.evaluation.examples import write_examples
 from udc_defense.evaluation.overhead import overhead
 from udc_defense.evaluation.plan import Plan, Row
 from udc_defense.evaluation.protocol import defense_name
-from udc_defense.evaluation.runner import key_of, purifier_of, read_rows, restorer_of, run_jobs, versions
+from udc_defense.evaluation.runner import key_of, purifier_of, read_rows, restorer_of, run_jobs
 from udc_defense.evaluation.summary import summarize
 from udc_defense.images import write_file
 from udc_defense.metrics import METRICS
-from udc_defense.training.loop import hardware
+from udc_defense.provenance import hardware, versions
 
 RUN, ROWS, SUMMARY, TABLE, PARTS = "run.json", "rows.jsonl", "summary.json", "rows.parquet", "parts"
 # Of run.json: what may differ when a run goes on.

@@ -20,8 +20,8 @@ from udc_defense.checkpoints import HUB_ID, embedded_names
 from udc_defense.errors import CheckpointError, SettingError, UDCDefenseError
 from udc_defense.evaluation.case import Settings
 from udc_defense.evaluation.purification import Purification
-from udc_defense.evaluation.runner import versions
 from udc_defense.images import read_image
+from udc_defense.provenance import versions
 from udc_defense.samples import light
 
 FORMAT = 1

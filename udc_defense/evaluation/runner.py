@@ -9,14 +9,12 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import platform
 import signal
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass, field, fields, replace
 from functools import cached_property, lru_cache
-from importlib.metadata import PackageNotFoundError, version
 from itertools import chain
 from multiprocessing import get_context, parent_process
 from pathlib import Path
@@ -41,7 +39,6 @@ from udc_defense.scenes import Crop
 J = TypeVar("J")
 R = TypeVar("R")
 
-VERSIONED = ("udc-defense", "torch", "diffusers", "numpy", "pillow", "opencv-python-headless")
 CENTRE = 128  # side of the part of a crop that is small enough for attacks on the defense
 SETTINGS = tuple(field.name for field in fields(Settings))
 FURTHER = ("restorer", "degradation", "made_on", "draw")  # what tells the rows of an evaluation apart besides
@@ -355,23 +352,6 @@ def read_results(path: Path | str) -> Results:
         return Results(**json.loads(Path(path).read_text(encoding="utf-8")))
     except (OSError, ValueError, TypeError) as error:
         raise SceneError(f"{path}: cannot be read as a results file ({error}).") from error
-
-
-def versions() -> dict[str, str]:
-    """Of Python and of what the numbers depend on."""
-    found = {"python": platform.python_version()}
-    for package in VERSIONED:
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            continue
-    return found
-
-
-def checkpoint_sums(restorer: str, *purifiers: str) -> dict[str, str]:
-    """sha256 of the weights in use."""
-    used = [("restorer", restorer), *(("purifier", name) for name in purifiers)]
-    return {f"{kind} {name}": weights_sum(name, kind) for kind, name in used}
 
 
 def checkpoints_of(jobs: Sequence[Job]) -> dict[str, str]:

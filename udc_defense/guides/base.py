@@ -14,8 +14,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
+from udc_defense.diffusion import Diffusion
 from udc_defense.errors import SettingError
-from udc_defense.purifiers.base import Diffusion
 from udc_defense.registry import Registry
 
 

@@ -8,8 +8,8 @@ from diffusers import ConfigMixin, ModelMixin
 from diffusers.configuration_utils import register_to_config
 from torch import Tensor, nn
 
-from udc_defense.restorers.base import pad_to_multiple
 from udc_defense.restorers.gated_unet import GatedBlock
+from udc_defense.tiles import pad_to_multiple
 
 
 class GuideEncoder(ModelMixin, ConfigMixin):

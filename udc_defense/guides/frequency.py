@@ -7,9 +7,9 @@ import math
 import torch
 from torch import Tensor
 
+from udc_defense.diffusion import Diffusion
 from udc_defense.errors import SettingError
 from udc_defense.guides.base import Guide, register
-from udc_defense.purifiers.base import Diffusion
 
 
 @register("frequency")

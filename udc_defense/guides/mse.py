@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from udc_defense.diffusion import Diffusion
 from udc_defense.guides.base import Guide, register, steered
-from udc_defense.purifiers.base import Diffusion
 
 
 @register("mse")

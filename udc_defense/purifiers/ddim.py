@@ -8,9 +8,9 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
+from udc_defense.diffusion import Diffusion
 from udc_defense.noise import normal
 from udc_defense.purifiers import register
-from udc_defense.purifiers.base import Diffusion
 
 
 @register("ddim")

@@ -7,9 +7,9 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
+from udc_defense.diffusion import Diffusion
 from udc_defense.noise import normal
 from udc_defense.purifiers import register
-from udc_defense.purifiers.base import Diffusion
 
 
 @register("ddpm", evaluations=lambda noise_level, steps: noise_level)

@@ -14,13 +14,12 @@ from diffusers import DDPMScheduler, UNet2DModel
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from udc_defense.diffusion import Diffusion
 from udc_defense.errors import SettingError
 from udc_defense.guides import guide_of
 from udc_defense.noise import Generators, normal, split
 from udc_defense.purifiers import SAMPLERS
-from udc_defense.purifiers.base import Diffusion
-from udc_defense.restorers.base import pad_to_multiple
-from udc_defense.tiles import apply_tiled
+from udc_defense.tiles import apply_tiled, pad_to_multiple
 
 # Activations are kept for the gradient, and not computed again, up to so many values in the widest layer of all
 # evaluations together: for the embedded networks 8 evaluations at 128², half a gigabyte.

@@ -11,8 +11,9 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
+from udc_defense.diffusion import Diffusion
 from udc_defense.purifiers import register
-from udc_defense.purifiers.base import Diffusion, one_a_step
+from udc_defense.purifiers.base import one_a_step
 
 
 @register("ode", evaluations=lambda noise_level, steps: 2 * one_a_step(noise_level, steps) - 1)

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
+from udc_defense.diffusion import Diffusion
 from udc_defense.purifiers import register
-from udc_defense.purifiers.base import Diffusion
 
 
 @register("one_step", evaluations=lambda noise_level, steps: 1)

@@ -16,8 +16,8 @@ from udc_defense.report import figures, words
 from udc_defense.report.examples import examples
 from udc_defense.report.runs import Run, read_runs
 from udc_defense.report.study import NONE, RESAMPLES, Cell, Condition, Interval, Study, among, difference, interval
-from udc_defense.report.table import Column, Table
 from udc_defense.report.tables import Tables, flags
+from udc_defense.table import Column, Table
 from udc_defense.threats import WORDS
 
 HERE = Path(__file__).parent

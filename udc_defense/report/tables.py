@@ -8,7 +8,7 @@ from typing import Any
 
 from udc_defense.report import words
 from udc_defense.report.study import NONE, Cell, Condition, Study, among, difference, interval, number
-from udc_defense.report.table import Column, Table, Value
+from udc_defense.table import Column, Table, Value
 
 ENDS = "In brackets, 95 % bootstrap intervals over images."
 Row = list[Value]

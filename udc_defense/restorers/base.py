@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import torch.nn.functional as F
 from diffusers import ConfigMixin, ModelMixin
 from torch import Tensor
 
-from udc_defense.tiles import apply_tiled
+from udc_defense.tiles import apply_tiled, pad_to_multiple
 
 
 class Restorer(ModelMixin, ConfigMixin):
@@ -45,16 +44,3 @@ class Restorer(ModelMixin, ConfigMixin):
     def from_network(self, image: Tensor) -> Tensor:
         """The network's domain to tone-mapped values."""
         return image
-
-
-def pad_to_multiple(image: Tensor, multiple: int) -> Tensor:
-    """Pad right and below until the sides are multiples."""
-    height, width = image.shape[-2:]
-    return pad(image, bottom=-height % multiple, right=-width % multiple)
-
-
-def pad(image: Tensor, *, bottom: int, right: int) -> Tensor:
-    """Pad by reflection, by the edge where the image is too small to reflect."""
-    height, width = image.shape[-2:]
-    mode = "reflect" if bottom < height and right < width else "replicate"
-    return F.pad(image, (0, right, 0, bottom), mode=mode) if bottom or right else image

@@ -17,7 +17,8 @@ from torch import Tensor
 from udc_defense.errors import CheckpointError
 from udc_defense.noise import seeded
 from udc_defense.restorers import register
-from udc_defense.restorers.base import Restorer, pad
+from udc_defense.restorers.base import Restorer
+from udc_defense.tiles import pad
 
 
 @register("spandrel")

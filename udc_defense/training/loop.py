@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import platform
 import shutil
 import time
 from collections.abc import Callable, Iterator
@@ -25,6 +24,7 @@ from torch.utils.data import DataLoader, Dataset, Subset
 from udc_defense.errors import SettingError
 from udc_defense.images import write_file
 from udc_defense.noise import seeded
+from udc_defense.provenance import hardware
 from udc_defense.training.data import join
 
 WARM_UP = 300
@@ -268,15 +268,3 @@ def _facts(settings: TrainingSettings, seconds: float, accelerator: Any) -> dict
         "device": hardware(accelerator.device),
         "torch": torch.__version__,
     }
-
-
-def hardware(device: torch.device) -> str:
-    """The name of what the numbers were computed on."""
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    cpu = Path("/proc/cpuinfo")
-    if cpu.is_file():
-        for line in cpu.read_text(encoding="utf-8", errors="replace").splitlines():
-            if line.startswith("model name"):
-                return line.split(":", 1)[1].strip()
-    return platform.processor() or platform.machine()
