@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from udc_defense.errors import SettingError
 from udc_defense.imaging import (
     FULL_WELL,
     LUMINANCE,
@@ -90,6 +91,14 @@ class TestExpose:
         scene[..., 0, 0] = 7
         assert torch.equal(expose(scene), scene)
 
+    def test_surroundings_do_not_count(self) -> None:
+        """The frame is exposed as it is alone, whatever lies around it."""
+        frame = torch.rand(1, 3, 9, 11, generator=seeded(1))
+        scene = torch.nn.functional.pad(frame, (4, 4, 4, 4), value=3000.0)
+        exposed = expose(scene, margin=4)
+        assert torch.equal(exposed[..., 4:-4, 4:-4], expose(frame))
+        assert exposed[0, 0, 0, 0] == MAX_RADIANCE
+
     def test_lamps_are_clipped(self) -> None:
         scene = torch.full((1, 3, 4, 4), 0.4)
         scene[..., 0, 0] = 1e6
@@ -114,6 +123,20 @@ class TestConvolve:
         scene = torch.rand(2, 3, *size, generator=seeded(1))
         psf = random_psf(3, side, side)
         torch.testing.assert_close(convolve(scene, psf), spatial(scene, psf), atol=1e-5, rtol=0)
+
+    @pytest.mark.parametrize("margin", [1, 3, 7, 12])
+    @pytest.mark.parametrize("side", [1, 7, 15, 41])
+    def test_surroundings_flare_in_and_are_cut_off(self, margin: int, side: int) -> None:
+        """As if the whole were convolved and the frame cut out, with a margin narrower or wider than the PSF."""
+        scene = torch.rand(2, 3, 30, 33, generator=seeded(7)) * 10
+        psf = random_psf(3, side, side)
+        expected = spatial(scene, psf)[..., margin:-margin, margin:-margin]
+        torch.testing.assert_close(convolve(scene, psf, margin=margin), expected, atol=1e-4, rtol=0)
+
+    @pytest.mark.parametrize("margin", [-1, 5, 6])
+    def test_margin_that_does_not_fit(self, margin: int) -> None:
+        with pytest.raises(SettingError, match=f"margin of {margin} pixels .* 12x10 pixels"):
+            convolve(torch.ones(1, 3, 10, 12), DELTA, margin=margin)
 
     def test_one_psf_per_sample(self) -> None:
         scene = torch.rand(2, 3, 14, 11, generator=seeded(2))
@@ -226,3 +249,25 @@ class TestCapture:
         panel = get_panel("toled")
         given = capture(scene, panel, psf=panel_psf("toled"), generator=seeded(1))
         assert torch.equal(capture(scene, panel, generator=seeded(1)), given)
+
+    def test_surroundings_leave_the_noise_alone(self) -> None:
+        """A mirrored margin changes nothing, noise included; a dark one takes its flare from the edge."""
+        scene = torch.rand(1, 3, 40, 36, generator=seeded(0)) + 0.5
+        panel = get_panel("axon20")
+        psf = random_psf(3, 9, 9)
+        plain = capture(scene, panel, psf=psf, generator=seeded(1))
+        around = torch.nn.functional.pad(scene, (6, 6, 6, 6))
+        dark = capture(around, panel, psf=psf, margin=6, generator=seeded(1))
+        mirrored = torch.from_numpy(np.pad(scene.numpy(), ((0, 0), (0, 0), (6, 6), (6, 6)), mode="symmetric"))
+        same = capture(mirrored, panel, psf=psf, margin=6, generator=seeded(1))
+        assert plain.shape == dark.shape == same.shape
+        torch.testing.assert_close(same, plain, atol=1e-3, rtol=0)
+        assert dark[..., 0, :].mean() < 0.9 * plain[..., 0, :].mean()
+
+    def test_each_panel_has_its_own_full_well_and_read_noise(self) -> None:
+        panel = replace(get_panel("toled"), full_well=(500.0, 1000.0, 2000.0), read_noise=0.0)
+        image = capture(torch.full((1, 3, 3, 3), MAX_RADIANCE), panel, psf=DELTA, generator=seeded(0))
+        saturation = torch.tensor(panel.saturation)
+        torch.testing.assert_close(image, tone_map(saturation).view(1, 3, 1, 1).expand_as(image))
+        dark = capture(torch.zeros(1, 3, 8, 8), panel, psf=DELTA, generator=seeded(0))
+        assert (dark == 0).all()

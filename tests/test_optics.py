@@ -164,7 +164,7 @@ class TestPanels:
         assert panel_psf("toled") is panel_psf("toled")
 
     def test_unknown_panel(self) -> None:
-        with pytest.raises(SettingError, match=r"^panel 'oled' is not one of axon20, toled, poled\.$"):
+        with pytest.raises(SettingError, match=r"^panel 'oled' is not one of axon20, toled, poled, and no file\.$"):
             get_panel("oled")
 
 

@@ -161,6 +161,18 @@ class TestPerspective:
         steps = right[0, 0].diff(dim=-1).abs()
         assert steps.max() < 2 * steps.median()
 
+    @pytest.mark.parametrize("margin", [1, 40])
+    def test_surroundings_lie_on_the_frames_grid(self, margin: int) -> None:
+        panorama = torch.rand(1, 3, 64, 128, generator=torch.Generator().manual_seed(0))
+        frame = perspective(panorama, yaw=20, pitch=5, fov=70, size=48)
+        whole = perspective(panorama, yaw=20, pitch=5, fov=70, size=48, margin=margin)
+        assert whole.shape == (1, 3, 48 + 2 * margin, 48 + 2 * margin)
+        torch.testing.assert_close(whole[..., margin:-margin, margin:-margin], frame, atol=1e-6, rtol=0)
+        # The same view asked for as a larger frame: half its side is the tangent of half its field of view.
+        wider = 2 * math.degrees(math.atan(math.tan(math.radians(35)) * (48 + 2 * margin) / 48))
+        other = perspective(panorama, yaw=20, pitch=5, fov=wider, size=48 + 2 * margin)
+        torch.testing.assert_close(whole, other, atol=1e-3, rtol=0)
+
     @pytest.mark.parametrize("fov", [0, -10, 180, 400, math.nan])
     def test_field_of_view_out_of_range(self, fov: float) -> None:
         with pytest.raises(SceneError, match=rf"field of view {fov} .*180 degrees\.$"):
@@ -225,6 +237,12 @@ class TestCentreCrop:
     def test_exact_size_is_kept(self) -> None:
         photo = random_image(1, 3, 256, 256)
         assert torch.equal(centre_crop(photo), photo)
+
+    def test_margin_is_mirrored_beyond_the_photo(self) -> None:
+        photo = random_image(1, 3, 300, 1001)
+        crop = centre_crop(photo, margin=40)
+        mirrored = np.pad(photo.numpy(), ((0, 0), (0, 0), (40, 40), (40, 40)), mode="symmetric")
+        assert torch.equal(crop, torch.from_numpy(mirrored)[..., 22 : 22 + 336, 372 : 372 + 336])
 
     def test_too_small(self) -> None:
         with pytest.raises(SceneError, match="400x255 pixels is smaller than the 256x256 crop"):
@@ -299,6 +317,17 @@ class TestReadCrops:
         write_png(photo, tmp_path / "cat.png", bits=16)
         scene = Crop("val", "cat.png", "box", 0, 0, 0, adaptive=False).scene(str(tmp_path))
         torch.testing.assert_close(tone_map(scene), centre_crop(photo), atol=1e-5, rtol=0)
+
+    @pytest.mark.parametrize("kind", ["perspective", "box"])
+    def test_surroundings_leave_the_frame_as_it_is(self, kind: str, panorama_file: Path, tmp_path: Path) -> None:
+        photo = random_image(1, 3, 300, 400)
+        photo[..., 140:147, 200:207] = 1.0  # a lamp by the frame's size, or by the photo's
+        write_png(photo, tmp_path / "cat.png", bits=16)
+        folder, name = (panorama_file.parent, panorama_file.name) if kind == "perspective" else (tmp_path, "cat.png")
+        crop = Crop("val", name, kind, 30, 0, 70, adaptive=False)
+        whole = crop.scene(folder, margin=30)
+        assert whole.shape == (1, 3, 316, 316)
+        torch.testing.assert_close(whole[..., 30:-30, 30:-30], crop.scene(folder), atol=1e-6, rtol=1e-6)
 
     def test_scene_that_is_missing(self, tmp_path: Path) -> None:
         with pytest.raises(SceneError, match="none.hdr"):

@@ -19,3 +19,7 @@ class CheckpointError(UDCDefenseError):
 
 class SettingError(UDCDefenseError, ValueError):
     """A parameter outside its range or a name that is not registered."""
+
+
+class PanelError(UDCDefenseError):
+    """A panel, a point spread function, a layout or the photos of a calibration that cannot be used."""

@@ -11,6 +11,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -18,6 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from udc_defense.errors import SettingError
+from udc_defense.imaging import FULL_WELL, READ_NOISE
 
 FOCAL_LENGTH = 4670.0
 LENS_DIAMETER = FOCAL_LENGTH / 2
@@ -32,26 +34,58 @@ SPECTRUM = (
     ((0.44, 0.25), (0.465, 0.5), (0.49, 0.25)),
 )
 
+LIGHT = 4005.0  # electrons of radiance 1 at a usual exposure
+
 Layout = Callable[[np.ndarray, np.ndarray], np.ndarray]
 
 
-@dataclass(frozen=True)
+Channels = tuple[float, float, float]  # red, green, blue
+
+
+@dataclass(frozen=True, eq=False)
 class Panel:
-    """A display in front of the lens.
+    """A display in front of the lens: one with a layout, whose PSF is computed on first use, or one with a known PSF.
 
     Attributes:
-        name: what users type.
+        name: what users type, or how a panel from a file calls itself.
         title: what users read.
-        layout: coordinates (x, y) in µm -> transmitted amplitude in [0, 1].
+        layout: coordinates (x, y) in µm -> transmitted amplitude in [0, 1]; None where `measured` is given.
         transmission: share of the light that reaches the sensor, per channel.
         light: electrons that radiance 1 would give without the panel; sets the noise.
+        measured: the PSF (3, K, K), K odd, float32, each channel of unit sum; None where `layout` is given.
+        full_well: electrons at which the sensor clips, per channel.
+        read_noise: its standard deviation in electrons.
+        source: where the panel comes from, in words.
+        licence: under which others may use it.
     """
 
     name: str
     title: str
-    layout: Layout
-    transmission: tuple[float, float, float]
+    layout: Layout | None
+    transmission: Channels
     light: float
+    measured: Tensor | None = None
+    full_well: Channels = (FULL_WELL, FULL_WELL, FULL_WELL)
+    read_noise: float = READ_NOISE
+    source: str = ""
+    licence: str = ""
+
+    @property
+    def psf(self) -> Tensor:
+        """(3, K, K), K odd, float32, each channel of unit sum; the same tensor each time, not to be written to."""
+        return layout_psf(self.layout) if self.measured is None else self.measured
+
+    @property
+    def electrons(self) -> Channels:
+        """Electrons that radiance 1 gives behind the panel, per channel."""
+        red, green, blue = (share * self.light for share in self.transmission)
+        return red, green, blue
+
+    @property
+    def saturation(self) -> Channels:
+        """Radiance at which a capture clips, per channel."""
+        red, green, blue = (well / rate for well, rate in zip(self.full_well, self.electrons, strict=True))
+        return red, green, blue
 
 
 def fraunhofer(
@@ -109,9 +143,14 @@ def compute_psf(layout: Layout, *, radius: int = PSF_RADIUS) -> Tensor:
 
 
 @lru_cache(maxsize=8)
+def layout_psf(layout: Layout) -> Tensor:
+    """The PSF of a layout, computed once per process (about two seconds)."""
+    return compute_psf(layout)
+
+
 def panel_psf(name: str) -> Tensor:
-    """The PSF of a named panel, computed once per process (about two seconds)."""
-    return compute_psf(get_panel(name).layout)
+    """The PSF of a panel's name or file."""
+    return get_panel(name).psf
 
 
 def vary_psf(psf: Tensor, *, rotation: float = 0.0, scale: float = 1.0, strength: float = 1.0) -> Tensor:
@@ -233,7 +272,7 @@ def _punch(amplitude: np.ndarray, x: np.ndarray, y: np.ndarray, cx: float, cy: f
 PANELS = {
     panel.name: panel
     for panel in (
-        Panel("axon20", "ZTE Axon 20-like: rosette of flare", AXON20, (0.60, 0.62, 0.58), 4005.0),
+        Panel("axon20", "ZTE Axon 20-like: rosette of flare", AXON20, (0.60, 0.62, 0.58), LIGHT),
         Panel("toled", "T-OLED: stripes, blur across them", _stripes, (0.20, 0.20, 0.19), 10_024.0),
         Panel("poled", "P-OLED: pentile, dim and hazy", _pentile, (0.031, 0.029, 0.019), 10_024.0),
     )
@@ -241,12 +280,16 @@ PANELS = {
 
 
 def get_panel(name: str) -> Panel:
-    """The panel of that name.
+    """The built-in panel of that name, or the panel of that file.
 
     Raises:
-        SettingError: there is none.
+        SettingError: there is no such panel and no such file.
+        PanelError: the file holds no panel that can be used.
     """
-    try:
+    from udc_defense.panel_file import read_panel
+
+    if name in PANELS:
         return PANELS[name]
-    except KeyError:
-        raise SettingError(f"panel {name!r} is not one of {', '.join(PANELS)}.") from None
+    if Path(name).suffix or len(Path(name).parts) > 1:
+        return read_panel(name)
+    raise SettingError(f"panel {name!r} is not one of {', '.join(PANELS)}, and no file.")

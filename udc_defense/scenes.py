@@ -19,7 +19,7 @@ from torch import Tensor
 
 from udc_defense.errors import SceneError
 from udc_defense.images import decode_bytes, read_image
-from udc_defense.imaging import MAX_RADIANCE, expose, inverse_tone_map, tone_map
+from udc_defense.imaging import MAX_RADIANCE, expose, inverse_tone_map, reflected, tone_map
 
 CROP_SIZE = 256
 MAX_PANORAMA_PIXELS = 64_000_000
@@ -63,20 +63,23 @@ def _radiance_size(data: bytes, path: Path) -> tuple[int, int]:
     raise SceneError(f"{path}: its header is not followed by a line '-Y height +X width'.")
 
 
-def perspective(panorama: Tensor, *, yaw: float, pitch: float, fov: float, size: int = CROP_SIZE) -> Tensor:
-    """A pinhole view (1, 3, size, size) into an equirectangular panorama (1, 3, H, W).
+def perspective(
+    panorama: Tensor, *, yaw: float, pitch: float, fov: float, size: int = CROP_SIZE, margin: int = 0
+) -> Tensor:
+    """A pinhole view (1, 3, size + 2·margin, size + 2·margin) into an equirectangular panorama (1, 3, H, W).
 
     Args:
         panorama: linear radiance.
         yaw: degrees to the right of the panorama's centre.
         pitch: degrees above the horizon.
-        fov: horizontal and vertical field of view in degrees, 0 < fov < 180.
-        size: output side in pixels.
+        fov: horizontal and vertical field of view of the frame in degrees, 0 < fov < 180.
+        size: side of the frame in pixels.
+        margin: pixels of surroundings on each side, on the same grid: the frame is that of no margin.
     """
     if not 0 < fov < 180:
         raise SceneError(f"field of view {fov} is not between 0 and 180 degrees.")
     half = math.tan(math.radians(fov) / 2)
-    axis = ((torch.arange(size) + 0.5) / size * 2 - 1) * half
+    axis = ((torch.arange(-margin, size + margin) + 0.5) / size * 2 - 1) * half
     y, x = torch.meshgrid(-axis, axis, indexing="ij")
     ray = F.normalize(torch.stack([x, y, torch.ones_like(x)]), dim=0)
     tilt, turn = math.radians(pitch), math.radians(yaw)
@@ -126,7 +129,7 @@ def clean_image(scene: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Crop:
-    """One row of a crop list. `scene` reads its light as (1, 3, 256, 256), exposed."""
+    """One row of a crop list."""
 
     split: str
     path: str
@@ -141,15 +144,32 @@ class Crop:
         view = f"@{self.yaw:g},{self.pitch:g},{self.fov:g}" if self.kind == "perspective" else ""
         return self.path + view
 
-    def scene(self, folder: Path | str) -> Tensor:
+    def scene(self, folder: Path | str, *, margin: int = 0) -> Tensor:
+        """Its light (1, 3, 256 + 2·margin, 256 + 2·margin), exposed, with surroundings of `margin` pixels on each side.
+
+        The surroundings of a view are the panorama's; those of a photo are the photo's as far as that goes, and its
+        mirror image beyond. The frame is the same with any margin.
+        """
         path = Path(folder) / self.path
         if self.kind == "perspective":
-            return expose(perspective(read_panorama(path), yaw=self.yaw, pitch=self.pitch, fov=self.fov))
-        return scene_from_photo(centre_crop(read_image(path)))
+            view = perspective(read_panorama(path), yaw=self.yaw, pitch=self.pitch, fov=self.fov, margin=margin)
+            return expose(view, margin=margin)
+        photo = read_image(path)
+        frame = scene_from_photo(centre_crop(photo))
+        return _surrounded(frame, photo, margin) if margin else frame
 
 
-def centre_crop(photo: Tensor, size: int = CROP_SIZE) -> Tensor:
+def _surrounded(frame: Tensor, photo: Tensor, margin: int) -> Tensor:
+    """The light of a photo's centre crop inside that of what lies around it."""
+    scene = scene_from_photo(centre_crop(photo, margin=margin))
+    scene[..., margin:-margin, margin:-margin] = frame  # a lamp is a lamp, however large the surroundings are
+    return scene
+
+
+def centre_crop(photo: Tensor, size: int = CROP_SIZE, *, margin: int = 0) -> Tensor:
     """The centre size × size of a photo, halved first (2×2 mean) where both sides stay at least `size`.
+
+    With a margin so many pixels more on each side; what the photo lacks of them is its mirror image.
 
     Raises:
         SceneError: the photo is smaller than the crop.
@@ -160,8 +180,11 @@ def centre_crop(photo: Tensor, size: int = CROP_SIZE) -> Tensor:
         height, width = photo.shape[-2:]
     if min(height, width) < size:
         raise SceneError(f"a photo of {width}x{height} pixels is smaller than the {size}x{size} crop.")
-    top, left = (height - size) // 2, (width - size) // 2
-    return photo[..., top : top + size, left : left + size]
+    tops = ((side - size) // 2 for side in (height, width))
+    rows, columns = (
+        reflected(top - margin, top + size + margin, side) for top, side in zip(tops, (height, width), strict=True)
+    )
+    return photo[..., rows, :][..., columns]
 
 
 def read_crops(path: Path | str, split: str | None = None) -> list[Crop]:
