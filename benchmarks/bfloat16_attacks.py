@@ -12,11 +12,11 @@ from dataclasses import replace
 import torch
 
 from udc_defense import Defense, load_restorer
-from udc_defense.evaluation import case
 from udc_defense.evaluation.attack_suite import EXACT, TARGET_PSNR
-from udc_defense.evaluation.case import Settings
-from udc_defense.evaluation.purification import DEFAULT
+from udc_defense.photo import stages
+from udc_defense.photo.settings import Settings
 from udc_defense.precision import PRECISIONS
+from udc_defense.purification import DEFAULT
 from udc_defense.samples import scene_of, scene_titles
 
 SIZE, PHOTOS = 128, 4
@@ -35,9 +35,9 @@ def main() -> None:
         for name, settings in ATTACKS.items():
             left, sizes, seconds = [], [], []
             for precision in PRECISIONS:
-                steps = case.run(defense, replace(settings, precision=precision), title, scene=scene_of(title, SIZE))
+                steps = stages.run(defense, replace(settings, precision=precision), title, scene=scene_of(title, SIZE))
                 start = time.perf_counter()
-                row = case.finish(steps).report()
+                row = stages.finish(steps).report()
                 seconds.append(time.perf_counter() - start)
                 left.append(row["psnr"]["defended_attacked"])
                 sizes.append(row["search"]["delta_rms"])

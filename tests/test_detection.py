@@ -15,10 +15,11 @@ from udc_defense.checkpoints import checkpoint_sums, load_restorer
 from udc_defense.defense import Defense
 from udc_defense.detection import Detector, Evading, calibrated, difference, roc, threshold
 from udc_defense.errors import SettingError
-from udc_defense.evaluation import case
-from udc_defense.evaluation.case import Result, Settings
-from udc_defense.evaluation.purification import DEFAULT, Purification
 from udc_defense.noise import Generators, seeded
+from udc_defense.photo import stages
+from udc_defense.photo.result import Result
+from udc_defense.photo.settings import Settings
+from udc_defense.purification import DEFAULT, Purification
 from udc_defense.scenes import scene_from_photo
 
 
@@ -144,7 +145,9 @@ class TestInReports:
     def scored(self, settings: Settings) -> Result:
         torch.manual_seed(0)
         defense = Defense(load_restorer(), Purification("one_step", 10).load())
-        return case.finish(case.run(defense, settings, "drawn", scene=scene_from_photo(inside(1, 3, 48, 48).float())))
+        return stages.finish(
+            stages.run(defense, settings, "drawn", scene=scene_from_photo(inside(1, 3, 48, 48).float()))
+        )
 
     def test_scores_are_those_of_the_detector(self) -> None:
         result = self.scored(Settings(attack="pgd", steps=3))

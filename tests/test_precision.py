@@ -7,10 +7,10 @@ import torch
 
 from udc_defense.checkpoints import load_purifier, load_restorer
 from udc_defense.defense import Defense
-from udc_defense.evaluation import case
-from udc_defense.evaluation.case import Settings
 from udc_defense.images import quantize
 from udc_defense.noise import seeded
+from udc_defense.photo import stages
+from udc_defense.photo.settings import Settings
 from udc_defense.precision import InBfloat16
 from udc_defense.scenes import scene_from_photo
 
@@ -42,7 +42,7 @@ def test_an_attack_searches_in_bfloat16_and_is_judged_in_float32(image: torch.Te
     results = {}
     for precision in ("float32", "bfloat16"):
         settings = Settings(attack="pgd", steps=5, precision=precision)
-        results[precision] = case.finish(case.run(defense, settings, "photo", scene=scene))
+        results[precision] = stages.finish(stages.run(defense, settings, "photo", scene=scene))
     attacked = {name: result.images["attacked_input"] for name, result in results.items()}
     assert not torch.equal(*attacked.values())
     found = results["bfloat16"]

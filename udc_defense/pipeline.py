@@ -24,9 +24,9 @@ from torch import Tensor
 
 from udc_defense.checkpoints import embedded_names, load_restorer, resolve, training_facts, write_checksums
 from udc_defense.errors import CheckpointError, ImageError, SettingError, UDCDefenseError
-from udc_defense.evaluation.purification import DEFAULT
 from udc_defense.images import read_image, to_pil
 from udc_defense.noise import Generators
+from udc_defense.purification import DEFAULT
 from udc_defense.purifiers.diffusion import Aggregate, DiffusionPurifier
 from udc_defense.restorers import RESTORERS, restorer_class
 from udc_defense.restorers.base import Restorer

@@ -15,8 +15,8 @@ from PIL import Image
 from udc_defense import cli
 from udc_defense.attacks import ATTACKS
 from udc_defense.attacks.objectives import OBJECTIVE_WORDS
-from udc_defense.evaluation.case import KEYS, KEYS_WITHOUT_TRUTH
 from udc_defense.images import read_image
+from udc_defense.photo.result import KEYS, KEYS_WITHOUT_TRUTH
 from udc_defense.purifiers import SAMPLERS
 from udc_defense.threats import KINDS
 from udc_defense.transforms import TRANSFORMS
@@ -214,9 +214,9 @@ def test_an_unwritable_folder_gets_one_sentence(
 def test_interruption_keeps_what_is_finished(
     photo: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from udc_defense.evaluation import case
+    from udc_defense.photo import stages
 
-    whole, calls = case.run, []
+    whole, calls = stages.run, []
 
     def interrupted(*args: object, **options: object) -> object:
         calls.append(1)
@@ -224,7 +224,7 @@ def test_interruption_keeps_what_is_finished(
             raise KeyboardInterrupt
         return whole(*args, **options)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(case, "run", interrupted)
+    monkeypatch.setattr(stages, "run", interrupted)
     assert cli.main(["run", str(photo), str(photo), *QUICK, "--out", str(tmp_path / "out")]) == 130
     assert "Traceback" not in capsys.readouterr().err
     assert len(json.loads((tmp_path / "out" / "report.json").read_text())["images"]) == 1

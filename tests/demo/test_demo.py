@@ -52,9 +52,11 @@ from udc_defense.demo.run import OUTPUTS, Runs
 from udc_defense.device import best_device
 from udc_defense.errors import CheckpointError, ImageError, SettingError, UDCDefenseError
 from udc_defense.evaluation import publish, spine
-from udc_defense.evaluation.case import STAGES, Result, Settings, Step
 from udc_defense.evaluation.runner import read_results
 from udc_defense.images import quantize, read_image, to_pil, write_png
+from udc_defense.photo.result import STAGES, Result
+from udc_defense.photo.settings import Settings
+from udc_defense.photo.stages import Step
 from udc_defense.purifiers.diffusion import DiffusionPurifier
 from udc_defense.restorers.gated_unet import GatedUNet
 from udc_defense.threats import KINDS

@@ -10,8 +10,8 @@ import pytest
 from udc_defense.evaluation import architecture_suite
 from udc_defense.evaluation.architecture_suite import EPSILONS, NETWORKS, table, verdict
 from udc_defense.evaluation.finetuning_suite import knowing
-from udc_defense.evaluation.purification import DEFAULT, DIFFUSION
 from udc_defense.evaluation.runner import Job, Results
+from udc_defense.purification import DEFAULT, DIFFUSION
 
 CSV = """split,path,kind,yaw_deg,pitch_deg,fov_deg,box,adaptive
 val,a.hdr,perspective,0,0,80,,1

@@ -11,9 +11,10 @@ import pytest
 from udc_defense.attacks import ATTACKS
 from udc_defense.evaluation import attack_suite, attack_tables, flags
 from udc_defense.evaluation.attack_suite import ADAPTIVE, OBLIVIOUS
-from udc_defense.evaluation.case import KEYS
 from udc_defense.evaluation.entry import Entry, rows_of
 from udc_defense.evaluation.runner import CENTRE, Cell, Results, _identity
+from udc_defense.photo.flags import randomised, zero_gradients
+from udc_defense.photo.result import KEYS
 from udc_defense.scenes import Crop
 
 CROP = Crop("heldout", "a.hdr", "perspective", 0, 0, 80, adaptive=True)
@@ -116,8 +117,8 @@ class TestFlags:
         def rows(zeros: int) -> list[dict[str, Any]]:
             return [{"search": {"zero_gradients": zeros, "backwards": 20}}, {"search": None}]
 
-        assert flags.zero_gradients(rows(3)).raised and not flags.zero_gradients(rows(0)).raised
-        assert "3 of 20" in flags.zero_gradients(rows(3)).words
+        assert zero_gradients(rows(3)).raised and not zero_gradients(rows(0)).raised
+        assert "3 of 20" in zero_gradients(rows(3)).words
 
     def test_black_box_beats_white_box(self) -> None:
         assert flags.black_box_wins({"pgd": 20.0, "fgsm": 25.0}, {"square": 19.0, "simba": 26.0}, "defense").raised
@@ -139,5 +140,5 @@ class TestFlags:
                 {"resubmission": None},
             ]
 
-        assert flags.randomised(rows(0.5)).raised and not flags.randomised(rows(0.0)).raised
-        assert "worst of 8 is 0.50 dB below" in flags.randomised(rows(0.5)).words
+        assert randomised(rows(0.5)).raised and not randomised(rows(0.0)).raised
+        assert "worst of 8 is 0.50 dB below" in randomised(rows(0.5)).words

@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 
 from udc_defense.evaluation import detection_suite
-from udc_defense.evaluation.case import KEYS
 from udc_defense.evaluation.detection_suite import AWARE, OBLIVIOUS, calibration, jobs, table
 from udc_defense.evaluation.entry import Entry
-from udc_defense.evaluation.purification import DEFAULT
 from udc_defense.evaluation.runner import CENTRE, Cell, Results, _identity
+from udc_defense.photo.result import KEYS
+from udc_defense.purification import DEFAULT
 from udc_defense.scenes import Crop
 
 

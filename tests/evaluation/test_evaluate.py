@@ -30,10 +30,10 @@ from udc_defense.evaluation.entry import Entry
 from udc_defense.evaluation.evaluate import RUN, SUMMARY, Team, finish, read, run, write_parquet
 from udc_defense.evaluation.plan import Bundled, Captured, Plan
 from udc_defense.evaluation.protocol import PRESETS, Protocol
-from udc_defense.evaluation.purification import Purification
 from udc_defense.evaluation.runner import key_of
 from udc_defense.images import quantize, read_image, write_png
 from udc_defense.metrics import psnr
+from udc_defense.purification import Purification
 from udc_defense.samples import STREETS
 from udc_defense.scenes import read_pairs
 

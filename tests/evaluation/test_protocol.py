@@ -14,7 +14,7 @@ from udc_defense.evaluation.protocol import (
     parse_defense,
     threat_of,
 )
-from udc_defense.evaluation.purification import DEFAULT, Purification
+from udc_defense.purification import DEFAULT, Purification
 
 DEFENSES = (
     None,

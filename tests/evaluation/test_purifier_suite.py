@@ -8,9 +8,7 @@ from typing import Any
 import pytest
 
 from udc_defense.evaluation import per_photo_suite, purifier_comparison, purifier_suite, purifier_tables
-from udc_defense.evaluation.case import KEYS
 from udc_defense.evaluation.entry import Entry
-from udc_defense.evaluation.purification import Purification
 from udc_defense.evaluation.purifier_suite import (
     BARE,
     CHOSEN,
@@ -22,6 +20,8 @@ from udc_defense.evaluation.purifier_suite import (
     smallest,
 )
 from udc_defense.evaluation.runner import CENTRE, Cell, Job, Results, _identity, checkpoints_of
+from udc_defense.photo.result import KEYS
+from udc_defense.purification import Purification
 from udc_defense.scenes import Crop
 
 

@@ -20,8 +20,7 @@ from torch import Tensor
 from udc_defense.checkpoints import checkpoint_sums, load_purifier, load_restorer, write_checksums
 from udc_defense.defense import Defense
 from udc_defense.errors import SceneError, SettingError
-from udc_defense.evaluation import case, runner
-from udc_defense.evaluation.case import KEYS, KEYS_WITHOUT_TRUTH, Settings, row_seed
+from udc_defense.evaluation import runner
 from udc_defense.evaluation.runner import (
     Cell,
     Job,
@@ -35,6 +34,10 @@ from udc_defense.evaluation.runner import (
 )
 from udc_defense.imaging import expose
 from udc_defense.noise import seeded
+from udc_defense.photo import stages
+from udc_defense.photo.result import KEYS, KEYS_WITHOUT_TRUTH, Result
+from udc_defense.photo.settings import Settings
+from udc_defense.photo.stages import row_seed
 from udc_defense.provenance import versions
 from udc_defense.restorers.gated_unet import GatedUNet
 from udc_defense.scenes import Crop, read_crops
@@ -110,7 +113,7 @@ class TestCase:
     @pytest.mark.parametrize("threat", ["oblivious", "exact"])
     def test_a_scene_gives_every_key(self, norm: Any, threat: Any, defense: Defense) -> None:
         settings = replace(SETTINGS, norm=norm, threat=threat)
-        result = case.finish(case.run(defense, settings, "a", scene=light(1, 3, 32, 32)))
+        result = stages.finish(stages.run(defense, settings, "a", scene=light(1, 3, 32, 32)))
         report = json.loads(json.dumps(result.report()))
         assert report["image"] == "a" and report["nfe"] == 3
         for metric in ("psnr", "ssim"):
@@ -125,7 +128,7 @@ class TestCase:
         """By hand: from 30 dB to 20 dB, back to 25 dB."""
         flat = torch.full((1, 3, 16, 16), 0.5)
         images = {key: flat + 10 ** (-dB / 20) for key, dB in (("restored", 30), ("attacked_restored", 20))}
-        result = case.Result("a", 0, images=images | {"defended_attacked": flat + 10 ** (-25 / 20)}, reference=flat)
+        result = Result("a", 0, images=images | {"defended_attacked": flat + 10 ** (-25 / 20)}, reference=flat)
         assert result.recovered == pytest.approx(0.5, abs=1e-3)
         result.images["attacked_restored"] = result.images["restored"]
         assert result.recovered is None
@@ -134,7 +137,7 @@ class TestCase:
     @pytest.mark.parametrize("eps", [1, 4, 60])
     def test_control_has_the_norm_of_the_attack_on_the_grid(self, norm: Any, eps: float, defense: Defense) -> None:
         settings = replace(SETTINGS, norm=norm, eps=eps)
-        result = case.finish(case.run(defense, settings, "a", scene=light(1, 3, 32, 32)))
+        result = stages.finish(stages.run(defense, settings, "a", scene=light(1, 3, 32, 32)))
         captured, attacked, noisy = (result.images[key] for key in ("captured", "attacked_input", "noise_input"))
         for image in (captured, attacked, noisy):
             assert ((image * 255) - (image * 255).round()).abs().max() < 1e-3
@@ -147,7 +150,7 @@ class TestCase:
 
     def test_a_capture_without_truth(self, defense: Defense) -> None:
         captured = torch.rand(1, 3, 32, 32, generator=seeded(0))
-        result = case.finish(case.run(defense, SETTINGS, "a", captured=captured))
+        result = stages.finish(stages.run(defense, SETTINGS, "a", captured=captured))
         report = result.report()
         for metric in ("psnr", "ssim"):
             assert [key for key, value in report[metric].items() if value is None] == list(KEYS[:3])
@@ -157,14 +160,14 @@ class TestCase:
 
     def test_without_attack_and_without_purifier(self, defense: Defense) -> None:
         bare = Defense(defense.restorer)
-        result = case.finish(case.run(bare, replace(SETTINGS, attack="none"), "a", scene=light(1, 3, 32, 32)))
+        result = stages.finish(stages.run(bare, replace(SETTINGS, attack="none"), "a", scene=light(1, 3, 32, 32)))
         assert [key for key, value in result.scores("psnr").items() if value is not None] == ["captured", "restored"]
         assert result.recovered is None and result.nfe == 0
 
     def test_consumers_keep_their_gradients(self, defense: Defense) -> None:
         """A `no_grad` held across a yield would switch them off in whoever iterates."""
         stages = set()
-        for step in case.run(defense, SETTINGS, "a", scene=light(1, 3, 32, 32)):
+        for step in stages.run(defense, SETTINGS, "a", scene=light(1, 3, 32, 32)):
             assert torch.is_grad_enabled()
             stages.add(step.stage)
         assert stages == {"simulate", "restore", "attack", "control", "purify"}
@@ -177,7 +180,7 @@ class TestCase:
         network = defense.restorer if stage == "attack" else defense.purifier.get_submodule("network")
         calls: list[None] = []
         hook = network.register_forward_hook(lambda *_: calls.append(None))
-        steps = case.run(defense, replace(SETTINGS, steps=7), "a", scene=light(1, 3, 16, 16))
+        steps = stages.run(defense, replace(SETTINGS, steps=7), "a", scene=light(1, 3, 16, 16))
         step = next(step for step in steps if step.stage == stage)
         steps.close()  # type: ignore[attr-defined]
         assert list(steps) == [] and torch.is_grad_enabled()
@@ -188,7 +191,7 @@ class TestCase:
     def test_the_same_again_gives_the_same_bits(self, defense: Defense) -> None:
         scene = light(1, 3, 32, 32)
         first, again, other = (
-            case.finish(case.run(defense, replace(SETTINGS, seed=seed), "a", scene=scene)) for seed in (1, 1, 2)
+            stages.finish(stages.run(defense, replace(SETTINGS, seed=seed), "a", scene=scene)) for seed in (1, 1, 2)
         )
         assert all(torch.equal(first.images[key], again.images[key]) for key in first.images)
         for key in ("captured", "noise_input", "purified_clean"):
@@ -196,10 +199,10 @@ class TestCase:
 
     def test_forks_share_the_attack_and_not_what_follows(self, defense: Defense) -> None:
         bare = Defense(defense.restorer)
-        attacked = case.finish(case.run(bare, SETTINGS, "a", scene=light(1, 3, 32, 32)))
+        attacked = stages.finish(stages.run(bare, SETTINGS, "a", scene=light(1, 3, 32, 32)))
         before = set(attacked.images)
-        defended = case.finish(case.defend(defense, case.fork(attacked)))
-        whole = case.finish(case.run(defense, SETTINGS, "a", scene=light(1, 3, 32, 32)))
+        defended = stages.finish(stages.defend(defense, stages.fork(attacked)))
+        whole = stages.finish(stages.run(defense, SETTINGS, "a", scene=light(1, 3, 32, 32)))
         assert set(attacked.images) == before and "purify" not in attacked.seconds
         assert without_times(defended.report()) == without_times(whole.report())
 

@@ -7,12 +7,12 @@ from typing import Any
 import pytest
 
 from udc_defense.evaluation import selection
-from udc_defense.evaluation.case import KEYS
 from udc_defense.evaluation.entry import Entry
-from udc_defense.evaluation.purification import Purification
 from udc_defense.evaluation.purifier_suite import PROBE, SELECTED, SELECTION_EPSILONS
 from udc_defense.evaluation.runner import CENTRE, Cell, Results, _identity
 from udc_defense.evaluation.selection import LEVELS
+from udc_defense.photo.result import KEYS
+from udc_defense.purification import Purification
 from udc_defense.scenes import Crop
 
 

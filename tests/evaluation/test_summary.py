@@ -9,9 +9,10 @@ from typing import Any
 import pytest
 
 from udc_defense.evaluation.bootstrap import bootstrap_mean
-from udc_defense.evaluation.case import KEYS, Settings
-from udc_defense.evaluation.purification import Purification
 from udc_defense.evaluation.summary import summarize, worst_setting
+from udc_defense.photo.result import KEYS
+from udc_defense.photo.settings import Settings
+from udc_defense.purification import Purification
 
 DEFENSE = Purification("one_step", 30, draws=8)
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from udc_defense.certification.certify import Certificate, Certification, Step
     from udc_defense.certification.noise import Budget
-    from udc_defense.evaluation.case import Result
+    from udc_defense.photo.result import Result
 
 NONE = "none"
 KINDS = {"median": "the median image", "draw": "half of all single draws", "centre": "the centre of the draws"}
@@ -87,7 +87,8 @@ def _certify(options: argparse.Namespace) -> int:
     """Photo by photo; report.json is rewritten after each, and the samples of a killed run are kept."""
     from udc_defense.checkpoints import checkpoint_sums, load_restorer
     from udc_defense.defense import Defense
-    from udc_defense.evaluation import case
+    from udc_defense.photo import stages
+    from udc_defense.photo.settings import Settings
     from udc_defense.provenance import versions
 
     settings = _settings(options)
@@ -104,8 +105,8 @@ def _certify(options: argparse.Namespace) -> int:
     known = {row["key"]: row for row in _rows(options.out / "report.json")}
 
     def process(name: str, load: Callable[[], dict[str, Any]], folder: Path) -> None:
-        plain = case.Settings(panel=options.panel, attack="none", seed=options.seed)
-        result = case.finish(case.run(Defense(restorer), plain, name, **load()))
+        plain = Settings(panel=options.panel, attack="none", seed=options.seed)
+        result = stages.finish(stages.run(Defense(restorer), plain, name, **load()))
         key = _key(report, result)
         row = known.get(key)
         if row is None:

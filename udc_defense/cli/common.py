@@ -41,7 +41,7 @@ def drain(counts: Iterator[int], total: int, unit: str) -> None:
 
 
 def sources(options: argparse.Namespace) -> Iterator[Source]:
-    """(name, loader of the arguments of `case.run`) for every photo or pair."""
+    """(name, loader of the arguments of `stages.run`) for every photo or pair."""
     from udc_defense.scenes import read_pairs
 
     if options.pairs:

@@ -12,8 +12,8 @@ class ListPurifiers(argparse.Action):
     """Of `purify --list`: like --help, prints and leaves, whatever else is or is not given."""
 
     def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> None:
-        from udc_defense.evaluation.purification import DEFAULT
         from udc_defense.guides import GUIDES
+        from udc_defense.purification import DEFAULT
         from udc_defense.purifiers import SAMPLERS
         from udc_defense.registry import first_line
         from udc_defense.transforms import TRANSFORMS

@@ -19,8 +19,9 @@ if TYPE_CHECKING:
 
     from udc_defense.cli.common import Loader, Source
     from udc_defense.defense import Defense
-    from udc_defense.evaluation.case import Result, Settings
-    from udc_defense.evaluation.purification import Purification
+    from udc_defense.photo.result import Result
+    from udc_defense.photo.settings import Settings
+    from udc_defense.purification import Purification
 
 STAGE_WORDS = {
     "simulate": "simulating the capture",
@@ -94,7 +95,7 @@ def _run_recipe(parser: argparse.ArgumentParser, options: argparse.Namespace) ->
 
     from udc_defense.checkpoints import load_restorer, weights_sum
     from udc_defense.defense import Defense
-    from udc_defense.evaluation.recipe import photo_sum, read_recipe
+    from udc_defense.photo.recipe import photo_sum, read_recipe
 
     usual = vars(parser.parse_args(["--out", str(options.out)]))
     changed = {name for name, value in usual.items() if getattr(options, name) != value}
@@ -152,9 +153,9 @@ def _process(
     defense: Defense, settings: Settings, report: dict[str, Any], out: Path, name: str, load: Loader, folder: Path
 ) -> None:
     """One photo; report.json is rewritten after each, so that an interruption loses nothing."""
-    from udc_defense.evaluation import case
+    from udc_defense.photo import stages
 
-    result = _watch(case.run(defense, settings, name, **load()), name)
+    result = _watch(stages.run(defense, settings, name, **load()), name)
     for stage, image in result.images.items():
         save(image, folder / f"{stage}.png")
     report["images"].append(result.report())
@@ -163,13 +164,14 @@ def _process(
 
 
 def _simulate(options: argparse.Namespace) -> int:
-    from udc_defense.evaluation import case
+    from udc_defense.photo import stages
+    from udc_defense.photo.settings import Settings
     from udc_defense.scenes import scene_from_photo
 
-    settings = case.Settings(panel=options.panel, seed=options.seed, attack="none")
+    settings = Settings(panel=options.panel, seed=options.seed, attack="none")
 
     def change(image: Tensor, name: str) -> Tensor:
-        return case.simulate(scene_from_photo(image), settings, name)
+        return stages.simulate(scene_from_photo(image), settings, name)
 
     return _one_stage(options, change)
 
@@ -177,8 +179,9 @@ def _simulate(options: argparse.Namespace) -> int:
 def _attack(options: argparse.Namespace) -> int:
     import torch
 
-    from udc_defense.evaluation import case
     from udc_defense.images import quantize
+    from udc_defense.photo import stages
+    from udc_defense.photo.result import Result
 
     defense, settings = _defense(options), _settings(options)
 
@@ -186,9 +189,9 @@ def _attack(options: argparse.Namespace) -> int:
         captured = quantize(image)
         with torch.no_grad():
             reference = defense.restorer(captured)
-        seed = case.row_seed(settings.seed, name, settings.attack, settings.eps, settings.threat, 0)
-        result = case.Result(name, seed, images={"captured": captured}, reference=reference)
-        return _watch(case.attack(defense, settings, result), name).images["attacked_input"]
+        seed = stages.row_seed(settings.seed, name, settings.attack, settings.eps, settings.threat, 0)
+        result = Result(name, seed, images={"captured": captured}, reference=reference)
+        return _watch(stages.attack(defense, settings, result), name).images["attacked_input"]
 
     return _one_stage(options, change)
 
@@ -196,8 +199,8 @@ def _attack(options: argparse.Namespace) -> int:
 def _purify(options: argparse.Namespace) -> int:
     import torch
 
-    from udc_defense.evaluation import case
     from udc_defense.noise import seeded
+    from udc_defense.photo import stages
 
     defense = _defense(options)
     purifier = defense.purifier
@@ -205,7 +208,7 @@ def _purify(options: argparse.Namespace) -> int:
         raise SettingError("--purifier none leaves nothing to do.")
 
     def change(image: Tensor, name: str) -> Tensor:
-        generator = seeded(case.row_seed(options.seed, name, "purify", 0, "", 0))
+        generator = seeded(stages.row_seed(options.seed, name, "purify", 0, "", 0))
         with torch.no_grad():
             return purifier(image, generator=generator)
 
@@ -248,7 +251,7 @@ def _defense(options: argparse.Namespace) -> Defense:
 
 
 def _purification(options: argparse.Namespace) -> Purification | None:
-    from udc_defense.evaluation.purification import DEFAULT, DIFFUSION
+    from udc_defense.purification import DEFAULT, DIFFUSION
 
     if options.purifier == "none":
         return None
@@ -277,7 +280,7 @@ def _purification(options: argparse.Namespace) -> Purification | None:
 
 
 def _settings(options: argparse.Namespace) -> Settings:
-    from udc_defense.evaluation.case import Settings
+    from udc_defense.photo.settings import Settings
 
     return Settings(
         panel=getattr(options, "panel", "axon20"),

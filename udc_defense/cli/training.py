@@ -222,7 +222,7 @@ def _write_samples(folder: Path) -> Path:
 def _purifier(options: argparse.Namespace, recipe: Recipe) -> tuple[nn.Module | None, dict[str, Any] | None]:
     """What a recipe purifies with, and its settings with the sha256 of its weights; the recipe has the levels."""
     from udc_defense.checkpoints import checksum, resolve
-    from udc_defense.evaluation.purification import Purification
+    from udc_defense.purification import Purification
 
     if not recipe.purifies:
         if options.purifier or options.cache:

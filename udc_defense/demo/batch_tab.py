@@ -24,7 +24,7 @@ from udc_defense.demo.presets import choose
 from udc_defense.demo.progress import Progress, status
 from udc_defense.demo.run_tab import stop_by
 from udc_defense.errors import SettingError, UDCDefenseError
-from udc_defense.evaluation.case import KEYS, Result
+from udc_defense.photo.result import KEYS, Result
 
 MOST = 20  # photos
 SHOWN = {

@@ -24,8 +24,9 @@ from udc_defense.demo.presets import choose
 from udc_defense.demo.progress import Clock, status
 from udc_defense.demo.run_tab import stop_by
 from udc_defense.errors import SettingError
-from udc_defense.evaluation import case
 from udc_defense.images import to_pil
+from udc_defense.photo import stages
+from udc_defense.photo.result import HIGHEST_PSNR, Result
 from udc_defense.purifiers.diffusion import DiffusionPurifier
 
 SIDE = 128  # of the middle of the photo that is certified
@@ -105,11 +106,11 @@ class Certificates:
         yield done, said(step.certificate, settings, image, result.has_truth), table(step.certificate, image), pictures
 
 
-def captured(restorer: nn.Module, path: str, choices: Choices) -> case.Result:
+def captured(restorer: nn.Module, path: str, choices: Choices) -> Result:
     """The capture of the photo's middle, and its restoration."""
     photo, _ = engine.read_photo(path)
     inputs = {name: middle(image) for name, image in engine.inputs(photo, choices).items()}
-    return case.finish(case.run(Defense(restorer), choices.settings(), engine.NAME, **inputs))
+    return stages.finish(stages.run(Defense(restorer), choices.settings(), engine.NAME, **inputs))
 
 
 def middle(image: Tensor) -> Tensor:
@@ -164,10 +165,10 @@ def _floor(value: float | None) -> str:
 
 
 def _level(value: float) -> str:
-    return f"{value:.1f} dB" if value < case.HIGHEST_PSNR else "is what is compared with"
+    return f"{value:.1f} dB" if value < HIGHEST_PSNR else "is what is compared with"
 
 
-def shown(result: case.Result, certificate: Certificate) -> list[tuple[Image.Image, str]]:
+def shown(result: Result, certificate: Certificate) -> list[tuple[Image.Image, str]]:
     """Capture, restored, smoothed."""
     pictures = {"Capture": result.images["captured"], "Restored": result.images["restored"]}
     return [

@@ -11,10 +11,10 @@ from typing import Any
 from udc_defense.attacks import ATTACKS
 from udc_defense.attacks.objectives import OBJECTIVES
 from udc_defense.errors import SettingError
-from udc_defense.evaluation import case
-from udc_defense.evaluation.purification import DIFFUSION, Purification
-from udc_defense.evaluation.recipe import check_name
 from udc_defense.optics import PANELS
+from udc_defense.photo.recipe import check_name
+from udc_defense.photo.settings import Settings
+from udc_defense.purification import DIFFUSION, Purification
 from udc_defense.purifiers import SAMPLERS
 from udc_defense.threats import KINDS
 from udc_defense.transforms import TRANSFORMS
@@ -117,12 +117,12 @@ class Choices:
             given[name] = value
         return ATTACKS.get(self.method).parse_options(given)
 
-    def settings(self) -> case.Settings:
+    def settings(self) -> Settings:
         """For the library. Without a defense, an attacker who knows it is the same as one who does not."""
         shared: dict[str, Any] = {"eps": float(self.eps), "steps": int(self.attack_steps)}
         shared |= {"norm": self.norm, "objective": self.objective}
         against = self.threat if "none" not in (self.method, self.sampler) else "oblivious"
-        return case.Settings(
+        return Settings(
             panel=self.panel,
             attack=self.method,
             threat=against,  # type: ignore[arg-type]  # one of KINDS

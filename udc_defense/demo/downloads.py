@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from udc_defense.demo.handlers import keep
-from udc_defense.evaluation.case import STAGES, Result
-from udc_defense.evaluation.recipe import Recipe
 from udc_defense.images import write_png
+from udc_defense.photo.recipe import Recipe
+from udc_defense.photo.result import STAGES, Result
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".gif")
 

@@ -15,9 +15,12 @@ from udc_defense.demo.choices import MAX_NOISE_LEVEL, PURIFIER_STEPS, Choices
 from udc_defense.demo.networks import Networks
 from udc_defense.device import best_device
 from udc_defense.errors import ImageError, SettingError
-from udc_defense.evaluation import case
-from udc_defense.evaluation.recipe import Recipe, fitted, photo_sum
 from udc_defense.images import read_image
+from udc_defense.photo import stages
+from udc_defense.photo.recipe import Recipe, fitted, photo_sum
+from udc_defense.photo.result import Result
+from udc_defense.photo.settings import Settings
+from udc_defense.photo.stages import Step
 from udc_defense.provenance import versions
 from udc_defense.purifiers import SAMPLERS
 from udc_defense.samples import light
@@ -67,7 +70,7 @@ def _attack_phase(choices: Choices) -> Phase:
     of_threat = {
         "oblivious": (0, 0.0),
         "bpda": (_evaluations(choices), PURIFIER),
-        "surrogate": (_evaluations(choices, per_draw=case.Settings.surrogate_steps), PURIFIER_GRADIENT),
+        "surrogate": (_evaluations(choices, per_draw=Settings.surrogate_steps), PURIFIER_GRADIENT),
         "exact": (_evaluations(choices), PURIFIER_GRADIENT),
     }
     evaluations, gradient_cost = of_threat[choices.threat]
@@ -127,23 +130,23 @@ def check_seconds(networks: Networks, photo: Tensor, choices: Choices) -> None:
         )
 
 
-def start(networks: Networks, photo: Tensor, choices: Choices, settings: case.Settings) -> Iterator[case.Step]:
+def start(networks: Networks, photo: Tensor, choices: Choices, settings: Settings) -> Iterator[Step]:
     """All stages of one photo; close the iterator to stop.
 
     Raises:
         SettingError: it would take too long.
     """
     check_seconds(networks, photo, choices)
-    return case.run(networks.defense(choices), settings, NAME, **inputs(photo, choices))
+    return stages.run(networks.defense(choices), settings, NAME, **inputs(photo, choices))
 
 
 def inputs(photo: Tensor, choices: Choices) -> dict[str, Tensor]:
-    """The photo as `case.run` takes it."""
+    """The photo as `stages.run` takes it."""
     name, image = ("captured", photo) if choices.captured else ("scene", light(photo))
     return {name: image.to(best_device())}
 
 
-def report(networks: Networks, choices: Choices, settings: case.Settings, result: case.Result) -> dict[str, Any]:
+def report(networks: Networks, choices: Choices, settings: Settings, result: Result) -> dict[str, Any]:
     """report.json of `udc-defense run`, of one photo."""
     purifier = networks.purifier_facts(choices)
     return {
@@ -155,7 +158,7 @@ def report(networks: Networks, choices: Choices, settings: case.Settings, result
     }
 
 
-def recipe(networks: Networks, choices: Choices, settings: case.Settings, path: str) -> Recipe:
+def recipe(networks: Networks, choices: Choices, settings: Settings, path: str) -> Recipe:
     """What `udc-defense run --recipe` needs to do this run again."""
     labels = {kind: networks.label(kind, choices) for kind in networks.used(choices)}
     sums = networks.sums(choices)

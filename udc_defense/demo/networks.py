@@ -17,8 +17,8 @@ from udc_defense.demo.presets import choose
 from udc_defense.detection import calibrated
 from udc_defense.device import best_device
 from udc_defense.errors import CheckpointError
-from udc_defense.evaluation.purification import Purification
 from udc_defense.models import show_models
+from udc_defense.purification import Purification
 from udc_defense.restorers.base import Restorer
 from udc_defense.scenes import CROP_SIZE
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from udc_defense.demo.choices import Choices
 from udc_defense.errors import SettingError
-from udc_defense.evaluation.purification import DEFAULT
+from udc_defense.purification import DEFAULT
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ import time
 from dataclasses import replace
 
 from udc_defense.demo.engine import Phase
-from udc_defense.evaluation.case import Step
+from udc_defense.photo.stages import Step
 
 REFRESH = 0.1  # s: a browser need not draw more status lines
 

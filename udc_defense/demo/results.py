@@ -15,8 +15,8 @@ from udc_defense.demo.gallery import add_gallery
 from udc_defense.demo.handlers import QUIET
 from udc_defense.demo.progress import status
 from udc_defense.errors import ImageError
-from udc_defense.evaluation.case import STAGES
 from udc_defense.images import read_image
+from udc_defense.photo.result import STAGES
 
 LEFT, RIGHT = "attacked_restored", "defended_attacked"
 READY = status("idle", "Ready. Choose a photo and press Run.")

@@ -18,8 +18,10 @@ from udc_defense.demo.presets import ATTACK, DEFENSE, choose
 from udc_defense.demo.progress import Progress, status
 from udc_defense.demo.verdict import suspicion, verdict
 from udc_defense.device import best_device
-from udc_defense.evaluation import case
 from udc_defense.images import quantize, to_pil
+from udc_defense.photo import stages
+from udc_defense.photo.result import Result
+from udc_defense.photo.settings import Settings
 
 OUTPUTS = 7  # of a run
 
@@ -212,15 +214,15 @@ class Runs:
         defense, settings = self.networks.defense(choices), choices.settings()
         with torch.no_grad():
             reference = defense.restorer(captured)
-        seed = case.row_seed(settings.seed, engine.NAME, settings.attack, settings.eps, settings.threat, 0)
-        result = case.Result(engine.NAME, seed, images={"captured": captured}, reference=reference)
-        for _ in case.attack(defense, settings, result):
+        seed = stages.row_seed(settings.seed, engine.NAME, settings.attack, settings.eps, settings.threat, 0)
+        result = Result(engine.NAME, seed, images={"captured": captured}, reference=reference)
+        for _ in stages.attack(defense, settings, result):
             yield None
         yield to_pil(result.images.get("attacked_input", captured))
 
     def _purified(self, captured: torch.Tensor, choices: Choices) -> Iterator[Image.Image | None]:
-        result = case.Result(engine.NAME, choices.settings().seed, images={"captured": captured})
-        for _ in case.defend(self.networks.defense(choices), result):
+        result = Result(engine.NAME, choices.settings().seed, images={"captured": captured})
+        for _ in stages.defend(self.networks.defense(choices), result):
             yield None
         yield to_pil(result.images.get("purified_clean", captured))
 
@@ -234,7 +236,7 @@ def _line(line: str) -> Update:
     return (line, *[gr.skip()] * (OUTPUTS - 1))
 
 
-def _everything(line: str, result: case.Result, settings: case.Settings, note: str, limit: float | None) -> Update:
+def _everything(line: str, result: Result, settings: Settings, note: str, limit: float | None) -> Update:
     words = " ".join(filter(None, (verdict(result, settings), suspicion(result, limit))))
     words += f"\n\n{note}" if note else ""
     delta = view.perturbation(result)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from udc_defense.evaluation.case import Result, Settings
+from udc_defense.photo.result import Result
+from udc_defense.photo.settings import Settings
 
 HURTS = 0.05  # dB: smaller differences are called none
 

@@ -11,8 +11,8 @@ from torch import Tensor
 from udc_defense.attacks import ATTACKS
 from udc_defense.attacks.base import Option
 from udc_defense.attacks.objectives import OBJECTIVE_WORDS, OBJECTIVES
-from udc_defense.evaluation.case import STAGES, Result
 from udc_defense.images import to_pil
+from udc_defense.photo.result import STAGES, Result
 from udc_defense.transforms import TRANSFORMS
 
 # What the wipe shows while, or because, a stage is not there.

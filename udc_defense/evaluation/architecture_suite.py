@@ -12,12 +12,12 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from udc_defense.evaluation.case import Settings
 from udc_defense.evaluation.entry import Entry, jobs_of, rows_of
 from udc_defense.evaluation.finetuning_suite import knowing, unknowing
-from udc_defense.evaluation.purification import DEFAULT, DIFFUSION
 from udc_defense.evaluation.runner import CENTRE, Cell, Job, Results
 from udc_defense.evaluation.spine import mean
+from udc_defense.photo.settings import Settings
+from udc_defense.purification import DEFAULT, DIFFUSION
 from udc_defense.scenes import read_crops
 
 # Embedded names; the first was trained for longer.

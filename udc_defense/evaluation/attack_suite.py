@@ -12,10 +12,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from udc_defense.evaluation.case import Settings
 from udc_defense.evaluation.entry import Entry, jobs_of
-from udc_defense.evaluation.purification import DEFAULT, DIFFUSION, Purification
 from udc_defense.evaluation.runner import CENTRE, Job
+from udc_defense.photo.settings import Settings
+from udc_defense.purification import DEFAULT, DIFFUSION, Purification
 from udc_defense.scenes import read_crops
 
 RESUBMISSIONS = 8

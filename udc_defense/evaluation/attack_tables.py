@@ -10,10 +10,10 @@ from udc_defense.attacks import ATTACKS
 from udc_defense.evaluation import flags
 from udc_defense.evaluation.attack_suite import ADAPTIVE, KNOWING, OBLIVIOUS, RESUBMISSIONS, TARGET_PSNR
 from udc_defense.evaluation.entry import Entry, rows_of
-from udc_defense.evaluation.flags import Flag
-from udc_defense.evaluation.purification import DIFFUSION
 from udc_defense.evaluation.runner import Results
 from udc_defense.evaluation.spine import mean
+from udc_defense.photo.flags import Flag, randomised, zero_gradients
+from udc_defense.purification import DIFFUSION
 
 RADII = ("PGD-20, ε = 2", "PGD-20", "PGD-20, ε = 8")  # of the attacker who knows the defense
 
@@ -138,7 +138,7 @@ def raised_flags(results: Results, split: str) -> list[Flag]:
     rows = [row for _, found in _measured(results, KNOWING, split) for row in found]
     damage = {e.title: mean(r, "psnr", "defended_attacked") for e, r in _measured(results, KNOWING, split)}
     unknowing = known.pop(KNOWING[0].title)
-    found = [flags.zero_gradients(rows)]
+    found = [zero_gradients(rows)]
     for words, psnr, entries in (("restorer", bare, OBLIVIOUS), ("defense", known, KNOWING)):
         white, black = _by_sight(psnr, entries)
         if black:
@@ -146,7 +146,7 @@ def raised_flags(results: Results, split: str) -> list[Flag]:
     for what, titles in (("ε", RADII), ("steps", ("FGSM", "PGD-5", "PGD-20"))):
         if all(title in damage for title in titles):
             found.append(flags.more_does_not_hurt(what, {title: damage[title] for title in titles}))
-    return [*found, flags.knowledge_does_not_help(unknowing, min(known.values())), flags.randomised(rows)]
+    return [*found, flags.knowledge_does_not_help(unknowing, min(known.values())), randomised(rows)]
 
 
 def _comparable(results: Results, entries: Sequence[Entry], split: str) -> Iterator[tuple[Entry, list[dict[str, Any]]]]:

@@ -26,10 +26,10 @@ from udc_defense.evaluation import (
 )
 from udc_defense.evaluation.card_texts import CARD, COMPARED, EVALUATED, FINETUNED, OTHERS, TEXTS
 from udc_defense.evaluation.entry import rows_of
-from udc_defense.evaluation.purification import DEFAULT, DIFFUSION, Purification
 from udc_defense.evaluation.runner import CENTRE, Results
 from udc_defense.models import show_models
 from udc_defense.optics import PANELS
+from udc_defense.purification import DEFAULT, DIFFUSION, Purification
 from udc_defense.registry import first_line
 from udc_defense.training.recipes import RECIPES
 from udc_defense.training.recipes.base import shown_value

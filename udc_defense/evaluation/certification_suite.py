@@ -23,8 +23,9 @@ from udc_defense.certification.denoised import Denoised
 from udc_defense.certification.noise import FAMILIES, Budget, Gaussian, Noise, noise_of
 from udc_defense.certification.selection import Candidate, best
 from udc_defense.checkpoints import checkpoint_sums, load_purifier, load_restorer
-from udc_defense.evaluation.case import Settings, row_seed, simulate
 from udc_defense.evaluation.runner import CENTRE, append_rows, computed, read_rows
+from udc_defense.photo.settings import Settings
+from udc_defense.photo.stages import row_seed, simulate
 from udc_defense.precision import InBfloat16
 from udc_defense.provenance import versions
 from udc_defense.scenes import CROP_SIZE, Crop, clean_image, read_crops

@@ -17,10 +17,10 @@ from typing import Any
 import torch
 
 from udc_defense.checkpoints import checkpoint_sums, load_purifier
-from udc_defense.evaluation.purification import Purification
 from udc_defense.evaluation.purifier_suite import REPORTED
 from udc_defense.noise import seeded
 from udc_defense.provenance import hardware, versions
+from udc_defense.purification import Purification
 
 SIDE = 512
 REPEATS, LONG = 3, 10.0  # the median of three runs, or of those that began within so many seconds

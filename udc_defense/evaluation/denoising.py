@@ -10,9 +10,10 @@ import torch
 from torch import Tensor
 
 from udc_defense.checkpoints import checkpoint_sums, load_purifier
-from udc_defense.evaluation.case import Settings, row_seed, simulate
 from udc_defense.metrics import psnr
 from udc_defense.noise import normal, seeded
+from udc_defense.photo.settings import Settings
+from udc_defense.photo.stages import row_seed, simulate
 from udc_defense.provenance import versions
 from udc_defense.scenes import read_crops
 

@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from udc_defense.detection import roc, threshold
-from udc_defense.evaluation.case import Settings
 from udc_defense.evaluation.entry import Entry, jobs_of, rows_of
-from udc_defense.evaluation.purification import DEFAULT
 from udc_defense.evaluation.runner import CENTRE, Job, Results
 from udc_defense.evaluation.spine import mean
+from udc_defense.photo.settings import Settings
+from udc_defense.purification import DEFAULT
 from udc_defense.scenes import read_crops
 
 FALSE_ALARMS = 0.05

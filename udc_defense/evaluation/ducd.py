@@ -20,12 +20,13 @@ from udc_defense.certification.noise import Gaussian
 from udc_defense.certification.sampling import drawn
 from udc_defense.checkpoints import checkpoint_sums, checksum, load_restorer, training_facts
 from udc_defense.evaluation import digits
-from udc_defense.evaluation.case import Settings, row_seed, simulate
 from udc_defense.evaluation.membership import infer_membership
 from udc_defense.evaluation.runner import CENTRE
 from udc_defense.evaluation.transfer import transfer_row, transfer_success
 from udc_defense.images import write_file
 from udc_defense.metrics import psnr
+from udc_defense.photo.settings import Settings
+from udc_defense.photo.stages import row_seed, simulate
 from udc_defense.provenance import versions
 from udc_defense.scenes import Crop, clean_image, read_crops
 from udc_defense.training.data import list_scenes

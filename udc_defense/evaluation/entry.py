@@ -7,9 +7,9 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from udc_defense.evaluation.case import Settings
-from udc_defense.evaluation.purification import DEFAULT, Purification
 from udc_defense.evaluation.runner import CENTRE, Cell, Job, Results, restorer_facts
+from udc_defense.photo.settings import Settings
+from udc_defense.purification import DEFAULT, Purification
 from udc_defense.scenes import Crop
 
 

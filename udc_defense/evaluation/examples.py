@@ -7,12 +7,12 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from udc_defense.evaluation.case import KEYS
 from udc_defense.evaluation.plan import Plan, Row, Task
 from udc_defense.evaluation.protocol import defense_name
 from udc_defense.evaluation.runner import key_of, results_of
 from udc_defense.evaluation.summary import final, worst_setting
 from udc_defense.images import write_file, write_png
+from udc_defense.photo.result import KEYS
 
 WRITTEN = ("clean", *KEYS)
 

@@ -13,9 +13,9 @@ from typing import Any
 
 from udc_defense.evaluation.attack_suite import EXACT, LAYER, TARGET_PSNR
 from udc_defense.evaluation.entry import Entry, jobs_of, rows_of
-from udc_defense.evaluation.purification import DEFAULT
 from udc_defense.evaluation.runner import CENTRE, Job, Results
 from udc_defense.evaluation.spine import mean
+from udc_defense.purification import DEFAULT
 from udc_defense.scenes import read_crops
 
 BASE = "default"

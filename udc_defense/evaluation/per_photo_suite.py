@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from udc_defense.evaluation.attack_suite import EXACT
-from udc_defense.evaluation.case import Settings
 from udc_defense.evaluation.entry import Entry, jobs_of
 from udc_defense.evaluation.purifier_suite import EPSILONS, PER_PHOTO, knowing, smallest
 from udc_defense.evaluation.runner import CENTRE, Job
+from udc_defense.photo.settings import Settings
 from udc_defense.scenes import read_crops
 
 OBLIVIOUS = tuple(Entry(f"PGD-20, ε = {eps:g}", "pgd", {"eps": eps}, PER_PHOTO) for eps in EPSILONS)

@@ -16,16 +16,18 @@ from torch import Tensor
 from udc_defense.attacks import ATTACKS, AttackResult
 from udc_defense.attacks.lpips import load_lpips
 from udc_defense.defense import Defense
-from udc_defense.evaluation import case, overhead
-from udc_defense.evaluation.case import Settings
+from udc_defense.evaluation import overhead
 from udc_defense.evaluation.degradations import DEGRADATIONS
 from udc_defense.evaluation.entry import Entry
 from udc_defense.evaluation.protocol import Protocol, applies, defense_name, threat_of
-from udc_defense.evaluation.purification import Purification
 from udc_defense.evaluation.runner import Cell, Job, Photo, key_of, prepared, restorer_of
 from udc_defense.metrics import METRICS, psnr
 from udc_defense.noise import seeded
+from udc_defense.photo import stages
+from udc_defense.photo.result import Result
+from udc_defense.photo.settings import Settings
 from udc_defense.precision import Precision
+from udc_defense.purification import Purification
 from udc_defense.samples import scene_of
 from udc_defense.scenes import Pair, clean_image
 
@@ -95,18 +97,18 @@ class Task(Job):
         if self.degradation == UDC:
             return {"scene": scene}
         clean = clean_image(scene)
-        seed = case.row_seed(self.cell.settings.seed, photo.name, "capture", 0, self.degradation, 0)
+        seed = stages.row_seed(self.cell.settings.seed, photo.name, "capture", 0, self.degradation, 0)
         return {"captured": DEGRADATIONS[self.degradation](clean, seeded(seed)), "truth": clean}
 
-    def attack(self, defense: Defense, result: case.Result) -> None:
+    def attack(self, defense: Defense, result: Result) -> None:
         """Attack the capture, or take the attack that another restorer's gradient makes."""
         if self.made_on is None:
             super().attack(defense, result)
             return
         attacked, result.search = _attacked(replace(self, restorer=self.made_on, made_on=None))
-        case.place(defense, result, attacked)
+        stages.place(defense, result, attacked)
 
-    def rows(self, purification: Purification | None, result: case.Result) -> list[Row]:
+    def rows(self, purification: Purification | None, result: Result) -> list[Row]:
         """One per draw."""
         said = {
             "title": self.title,

@@ -12,8 +12,8 @@ from udc_defense.attacks import ATTACKS
 from udc_defense.errors import SettingError
 from udc_defense.evaluation.attack_suite import KNOWING, OBLIVIOUS
 from udc_defense.evaluation.entry import Entry
-from udc_defense.evaluation.purification import DEFAULT, DIFFUSION, Purification
 from udc_defense.evaluation.purifier_suite import CHOSEN, evaluations
+from udc_defense.purification import DEFAULT, DIFFUSION, Purification
 from udc_defense.purifiers import SAMPLERS
 from udc_defense.threats import KINDS
 

@@ -14,12 +14,12 @@ from torch import Tensor
 from udc_defense.checkpoints import checkpoint_sums, load_restorer
 from udc_defense.defense import Defense
 from udc_defense.evaluation.attack_suite import LAYER
-from udc_defense.evaluation.case import Settings
-from udc_defense.evaluation.purification import Purification
 from udc_defense.evaluation.runner import CENTRE, Cell, Job, prepared
 from udc_defense.evaluation.selection import LEVELS
 from udc_defense.noise_level import Distance, features_by_level, nearest, pooled
+from udc_defense.photo.settings import Settings
 from udc_defense.provenance import versions
+from udc_defense.purification import Purification
 from udc_defense.scenes import read_crops
 from udc_defense.training.data import SimulatedCaptures, list_scenes
 

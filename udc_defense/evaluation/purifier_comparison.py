@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 
 from udc_defense.evaluation.entry import rows_of
-from udc_defense.evaluation.purification import DEFAULT, Purification
 from udc_defense.evaluation.purifier_suite import CHOICE_EPS, CHOSEN, FAMILIES, REPORTED, faced, knowing
 from udc_defense.evaluation.runner import Results
 from udc_defense.evaluation.spine import mean
+from udc_defense.purification import DEFAULT, Purification
 
 CLEAN, UNKNOWING, KNOWING = "on clean captures", "under who does not know it", "under who knows it"
 SLOW = "DDPM, the paper's lower end"

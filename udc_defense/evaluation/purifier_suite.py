@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from udc_defense.evaluation.attack_suite import EXACT, TARGET_PSNR
-from udc_defense.evaluation.case import Settings
 from udc_defense.evaluation.entry import Entry, jobs_of, rows_of
-from udc_defense.evaluation.purification import DIFFUSION, Purification
 from udc_defense.evaluation.runner import CENTRE, Cell, Job, Results
 from udc_defense.evaluation.spine import mean
+from udc_defense.photo.settings import Settings
+from udc_defense.purification import DIFFUSION, Purification
 from udc_defense.purifiers import SAMPLERS
 from udc_defense.scenes import Crop, read_crops
 

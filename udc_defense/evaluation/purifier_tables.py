@@ -7,7 +7,6 @@ from statistics import median
 from typing import Any
 
 from udc_defense.evaluation.entry import rows_of
-from udc_defense.evaluation.purification import DEFAULT, Purification
 from udc_defense.evaluation.purifier_suite import (
     BARE,
     CHOICE_EPS,
@@ -21,6 +20,7 @@ from udc_defense.evaluation.purifier_suite import (
 )
 from udc_defense.evaluation.runner import Results
 from udc_defense.evaluation.spine import mean
+from udc_defense.purification import DEFAULT, Purification
 
 ATTACKED, UNDEFENDED = "defended_attacked", "attacked_restored"
 

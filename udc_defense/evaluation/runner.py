@@ -28,11 +28,13 @@ from udc_defense.attacks.universal import perturbation
 from udc_defense.checkpoints import load_restorer, weights_sum
 from udc_defense.defense import Defense
 from udc_defense.errors import SceneError, UDCDefenseError
-from udc_defense.evaluation import case, overhead
-from udc_defense.evaluation.case import Settings
-from udc_defense.evaluation.purification import Purification
+from udc_defense.evaluation import overhead
 from udc_defense.images import write_file
 from udc_defense.noise import seeded
+from udc_defense.photo import stages
+from udc_defense.photo.result import Result
+from udc_defense.photo.settings import Settings
+from udc_defense.purification import Purification
 from udc_defense.restorers.base import Restorer
 from udc_defense.scenes import Crop
 
@@ -99,15 +101,15 @@ class Job:
         return _identity(self.crop, self.cell, purification) | restorer_facts(self.restorer)
 
     def given(self, photo: Photo) -> dict[str, Tensor]:
-        """What is known of a photo, as arguments of `case.run`: here the light of a crop."""
+        """What is known of a photo, as arguments of `stages.run`: here the light of a crop."""
         assert isinstance(photo, Crop)
         return {"scene": _scene(photo, self.scenes, self.cell.size)}
 
-    def attack(self, defense: Defense, result: case.Result) -> None:
+    def attack(self, defense: Defense, result: Result) -> None:
         """Attack the capture of `result`."""
-        case.finish(case.attack(defense, self.cell.settings, result))
+        stages.finish(stages.attack(defense, self.cell.settings, result))
 
-    def rows(self, purification: Purification | None, result: case.Result) -> list[dict[str, Any]]:
+    def rows(self, purification: Purification | None, result: Result) -> list[dict[str, Any]]:
         """What is written of a result."""
         return [self.identity(purification) | result.report()]
 
@@ -117,7 +119,7 @@ def rows_of(job: Job) -> list[dict[str, Any]]:
     return [row for purification, result in results_of(job) for row in job.rows(purification, result)]
 
 
-def results_of(job: Job) -> Iterator[tuple[Purification | None, case.Result]]:
+def results_of(job: Job) -> Iterator[tuple[Purification | None, Result]]:
     """Everything that is known of one image and cell, for each purification."""
     settings, attacked = job.cell.settings, None
     for purification in job.cell.purifications:
@@ -125,8 +127,8 @@ def results_of(job: Job) -> Iterator[tuple[Purification | None, case.Result]]:
         defense = Defense(restorer_of(job.restorer, job.device), purifier_of(purification, job.device))
         if attacked is None or settings.threat != "oblivious":
             attacked = prepared(defense, job)
-        result = case.fork(attacked)
-        for _ in chain(case.defend(defense, result), case.resubmit(defense, result, settings.resubmit)):
+        result = stages.fork(attacked)
+        for _ in chain(stages.defend(defense, result), stages.resubmit(defense, result, settings.resubmit)):
             pass
         yield purification, result
 
@@ -150,25 +152,25 @@ def _scene(crop: Crop, scenes: str, size: int) -> Tensor:
     return scene[..., margin : margin + size, margin : margin + size]
 
 
-def prepared(defense: Defense, job: Job) -> case.Result:
+def prepared(defense: Defense, job: Job) -> Result:
     """Everything before the defense; under an adaptive threat the attack is made for this very defense."""
     cell, settings, bare = job.cell, job.cell.settings, Defense(defense.restorer)
     result = _captured(bare, job, job.crop)
-    result.seed = case.row_seed(settings.seed, job.crop.name, settings.attack, settings.eps, settings.threat, 0)
+    result.seed = stages.row_seed(settings.seed, job.crop.name, settings.attack, settings.eps, settings.threat, 0)
     if cell.fitted_on:
         delta = _fitted(cell, job.scenes, job.restorer)
-        case.place(bare, result, (result.images["captured"] + delta).clamp(0, 1))
+        stages.place(bare, result, (result.images["captured"] + delta).clamp(0, 1))
     elif settings.attack != "none":
         job.attack(defense, result)
-    for _ in case.control(defense, result):
+    for _ in stages.control(defense, result):
         pass
     return result
 
 
-def _captured(bare: Defense, job: Job, photo: Photo) -> case.Result:
+def _captured(bare: Defense, job: Job, photo: Photo) -> Result:
     """Capture and restored image of a photo, before any attack."""
     settings = replace(job.cell.settings, attack="none")
-    return case.finish(case.run(bare, settings, photo.name, **job.given(photo)))
+    return stages.finish(stages.run(bare, settings, photo.name, **job.given(photo)))
 
 
 @lru_cache(maxsize=4)

@@ -12,9 +12,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from udc_defense.evaluation.case import KEYS, Settings
-from udc_defense.evaluation.purification import DEFAULT, DIFFUSION, Purification
 from udc_defense.evaluation.runner import CENTRE, Cell, Job, Results
+from udc_defense.photo.result import KEYS
+from udc_defense.photo.settings import Settings
+from udc_defense.purification import DEFAULT, DIFFUSION, Purification
 from udc_defense.scenes import Crop, read_crops
 
 EPSILONS = (1.0, 2.0, 4.0, 8.0)

@@ -14,11 +14,11 @@ from typing import Any
 from udc_defense.attacks import ATTACKS
 from udc_defense.evaluation import flags
 from udc_defense.evaluation.bootstrap import bootstrap_mean
-from udc_defense.evaluation.case import HIGHEST_PSNR
-from udc_defense.evaluation.flags import Flag
 from udc_defense.evaluation.protocol import EOT, LARGEST, RADIUS, has_gradient
-from udc_defense.evaluation.purification import Purification
 from udc_defense.evaluation.runner import key_of
+from udc_defense.photo.flags import Flag, randomised, zero_gradients
+from udc_defense.photo.result import HIGHEST_PSNR
+from udc_defense.purification import Purification
 
 Row = dict[str, Any]
 Rows = Sequence[Row]  # of one setting, one per image
@@ -168,7 +168,7 @@ class _Target:
         psnr = {title: _mean(rows) for title, rows in compared.items()}
         white = {title: value for title, value in psnr.items() if _is_white(compared[title][0])}
         black = {title: value for title, value in psnr.items() if title not in white}
-        found = [flags.zero_gradients([row for rows in known for row in rows])]
+        found = [zero_gradients([row for rows in known for row in rows])]
         if white and black:
             found.append(flags.black_box_wins(white, black, "defense" if defended else "restorer"))
         for threat in dict.fromkeys(rows[0]["threat"] for rows in known):
@@ -198,7 +198,7 @@ class _Target:
         if len(series := self.eot()) > 1:
             found.append(flags.not_converged({f"{draws} draws": psnr for draws, psnr in series.items()}))
         if asked := [row for rows in self.settings for row in rows if row["resubmission"]]:
-            found.append(flags.randomised(asked))
+            found.append(randomised(asked))
         return found
 
 

@@ -13,8 +13,8 @@ from typing import Any
 from PIL import Image
 
 from udc_defense.errors import ImageError
-from udc_defense.evaluation.case import STAGES
 from udc_defense.images import read_image, to_pil
+from udc_defense.photo.result import STAGES
 from udc_defense.report.runs import Run
 
 WIPE = ("attacked_restored", "defended_attacked")

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
+from udc_defense import purification
 from udc_defense.checkpoints import EMBEDDED, checksum
 from udc_defense.errors import SettingError
-from udc_defense.evaluation import purification
-from udc_defense.evaluation.purification import Purification
 from udc_defense.noise_level import AdaptivePurifier
+from udc_defense.purification import Purification
 from udc_defense.purifiers.diffusion import DiffusionPurifier
 from udc_defense.transforms.jpeg import Jpeg
 

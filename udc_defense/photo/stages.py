@@ -7,227 +7,33 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from itertools import chain
-from statistics import fmean, pstdev
 from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 
-from udc_defense.attacks import ATTACKS, AttackResult
-from udc_defense.attacks.ball import Norm
-from udc_defense.attacks.objectives import Objective, check_objective, parse_objective
+from udc_defense.attacks import ATTACKS
+from udc_defense.attacks.objectives import Objective, parse_objective
 from udc_defense.defense import Defense
-from udc_defense.detection import Detector, Evading, difference
+from udc_defense.detection import Detector, Evading
 from udc_defense.errors import SettingError
-from udc_defense.evaluation import flags
 from udc_defense.images import quantize, quantize_towards
 from udc_defense.imaging import capture
 from udc_defense.metrics import METRICS
 from udc_defense.noise import seeded
 from udc_defense.optics import get_panel
-from udc_defense.precision import PRECISIONS, InBfloat16, Precision
+from udc_defense.photo.result import HIGHEST_PSNR, Result
+from udc_defense.photo.settings import Settings
+from udc_defense.precision import InBfloat16
 from udc_defense.purifiers.diffusion import DiffusionPurifier, PurifyStep
 from udc_defense.scenes import clean_image
-from udc_defense.threats import KINDS, Kind, threat
+from udc_defense.threats import threat
 
 T = TypeVar("T")
-Metric = Callable[[Tensor, Tensor], Tensor]  # (B, 3, H, W) and its reference -> (B,)
-
-KEYS = (
-    "captured",
-    "restored",
-    "attacked_input",
-    "attacked_restored",
-    "noise_restored",
-    "defended_clean",
-    "defended_attacked",
-)
-# What is compared with the restorer's own output where there is no ground truth.
-KEYS_WITHOUT_TRUTH = KEYS[3:]
-# Every stage in the order of the film strip, in plain words.
-STAGES = {
-    "clean": "Ground truth",
-    "captured": "Capture",
-    "restored": "Restored",
-    "attacked_input": "Attacked capture",
-    "attacked_restored": "Attacked, restored",
-    "noise_restored": "Random noise, restored",
-    "purified": "Purified",
-    "defended_attacked": "Attacked, defended",
-    "defended_clean": "Not attacked, defended",
-}
-MAX_STEPS = 100_000
-DEFAULT_EPS = 4.0
-HIGHEST_PSNR = 100.0  # stands for equal images in averages
-
-
-@dataclass(frozen=True)
-class Settings:
-    """What is done to a photo. `eps` is in units of 1/255; the L2 radius is a root mean square per value.
-
-    What is None takes the attack's own default, and stays None where the attack has no such thing: `fgsm` has no steps,
-    `cw` no radius. `options` are the attack's own. `resubmit` is how often the defended restorer is asked again, with
-    fresh noise, about the attacked and the clean capture. With `evade` the attacker also knows the detector, and
-    damages the bare restorer while the detector's score stays that of the clean capture. `precision` is of the
-    attack's gradients; all else is float32.
-    """
-
-    panel: str = "axon20"
-    attack: str = "pgd"
-    objective: str | None = None
-    norm: Norm | None = None
-    eps: float | None = None
-    steps: int | None = None
-    threat: Kind = "oblivious"
-    draws: int = 1
-    seed: int = 0
-    options: dict[str, Any] = field(default_factory=dict, hash=False)
-    surrogate_steps: int = 2
-    resubmit: int = 0
-    evade: bool = False
-    precision: Precision = "float32"
-
-    def __post_init__(self) -> None:
-        get_panel(self.panel)
-        if self.attack != "none":
-            self._complete()
-        if self.objective is not None:
-            check_objective(self.objective)
-        if self.threat not in KINDS:
-            raise SettingError(f"threat {self.threat!r} is not one of {', '.join(KINDS)}.")
-        if self.eps is not None and not 0 <= self.eps <= 255:
-            raise SettingError(f"eps {self.eps:g} is not in 0…255 (units of 1/255).")
-        for value, highest, words in (
-            (self.steps, MAX_STEPS, "attack steps"),
-            (self.draws, 64, "draws per gradient"),
-            (self.surrogate_steps, 100, "surrogate steps"),
-        ):
-            if value is not None and not 1 <= value <= highest:
-                raise SettingError(f"{value} {words} are not in 1…{highest}.")
-        if self.evade and (self.threat, self.objective) != ("exact", "mse"):
-            raise SettingError("the detector is evaded under the threat exact, by an attack with the objective mse.")
-        if self.precision not in PRECISIONS:
-            raise SettingError(f"precision {self.precision!r} is not one of {', '.join(PRECISIONS)}.")
-        if not 0 <= self.resubmit <= 1000:
-            raise SettingError(f"{self.resubmit} resubmissions are not in 0…1000.")
-
-    def _complete(self) -> None:
-        """Fill in the attack's defaults; refuse what it does not take."""
-        attack = ATTACKS.get(self.attack)
-        defaults = {"eps": DEFAULT_EPS, "steps": None, "norm": None, "objective": "mse"}
-        for name, default in defaults.items():
-            if name in attack.defaults:
-                if getattr(self, name) is None:
-                    object.__setattr__(self, name, attack.defaults[name] if default is None else default)
-            elif getattr(self, name) is not None:
-                raise SettingError(f"attack {self.attack} takes no {name}, but {getattr(self, name)!r} was given.")
-        object.__setattr__(self, "options", attack.parse_options(self.options))
-
-
-@dataclass
-class Result:
-    """What is known so far of one photo.
-
-    Attributes:
-        images: stage name -> (1, 3, H, W): clean, captured, restored, attacked_input, attacked_restored, noise_input,
-            noise_restored, purified, defended_clean, defended_attacked.
-        seconds: wall time per stage.
-        reference: what damage is measured against.
-        search: what the attack found out.
-        resubmitted: PSNR of the defended restorer under fresh noise, once per resubmission, by key.
-    """
-
-    name: str
-    seed: int
-    threat: Kind = "oblivious"
-    nfe: int = 0
-    has_truth: bool = True
-    images: dict[str, Tensor] = field(default_factory=dict)
-    seconds: dict[str, float] = field(default_factory=dict)
-    reference: Tensor | None = None
-    search: AttackResult | None = None
-    resubmitted: dict[str, list[float]] = field(default_factory=dict)
-
-    def scores(self, metric: str) -> dict[str, float | None]:
-        """One value per key; null where the stage was not run or has no reference."""
-        return self.compared(METRICS[metric], self.reference)
-
-    def compared(self, metric: Metric, reference: Tensor | None) -> dict[str, float | None]:
-        """The same against another reference (1, 3, H, W), such as the restorer's own output."""
-        keys = KEYS if self.has_truth else KEYS_WITHOUT_TRUTH
-        scores: dict[str, float | None] = dict.fromkeys(KEYS)
-        for key in keys:
-            if key in self.images and reference is not None:
-                value = float(metric(self.images[key], reference))
-                scores[key] = round(value, 4) if value != float("inf") else None
-        return scores
-
-    @property
-    def recovered(self) -> float | None:
-        """Share of the lost PSNR that the defense gives back; null without ground truth or loss.
-
-        Null too where the attack was made for the defense: what it takes from the bare restorer is not what was lost.
-        """
-        if self.threat != "oblivious":
-            return None
-        psnr = self.scores("psnr")
-        lost, back = (psnr["restored"], psnr["attacked_restored"]), psnr["defended_attacked"]
-        if lost[0] is None or lost[1] is None or back is None or lost[0] - lost[1] < 0.01:
-            return None
-        return round((back - lost[1]) / (lost[0] - lost[1]), 4)
-
-    def report(self) -> dict[str, Any]:
-        """The `images` entry of report.json."""
-        row = {
-            "image": self.name,
-            "seed": self.seed,
-            "psnr": self.scores("psnr"),
-            "ssim": self.scores("ssim"),
-            "recovered": self.recovered,
-            "seconds": {stage: round(value, 3) for stage, value in self.seconds.items()},
-            "nfe": self.nfe,
-            "search": self._search_facts(),
-            "resubmission": {key: _spread(values) for key, values in self.resubmitted.items()} or None,
-            "detection": self.detection(),
-        }
-        checks = [flags.zero_gradients([row])] + ([flags.randomised([row])] if row["resubmission"] else [])
-        return row | {"flags": [f"{flag.check}: {flag.words}" for flag in checks if flag.raised]}
-
-    def detection(self) -> dict[str, float] | None:
-        """The detector's scores of the capture and the attacked capture in dB; higher is more suspicious."""
-        compared = {"clean": ("restored", "defended_clean"), "attacked": ("attacked_restored", "defended_attacked")}
-        pairs = {key: [self.images.get(stage) for stage in stages] for key, stages in compared.items()}
-        scores = {
-            k: round(float(difference(a, b)), 2) for k, (a, b) in pairs.items() if a is not None and b is not None
-        }
-        return scores or None
-
-    def _search_facts(self) -> dict[str, Any] | None:
-        """Evaluations of the attacked model, gradients that were zero everywhere, the best loss that the attack saw.
-
-        And the root mean square of its perturbation in 1/255, before that is rounded to the 8-bit grid.
-        """
-        found = self.search
-        if found is None:
-            return None
-        delta = found.image - self.images["captured"]
-        return {
-            "forwards": found.forwards if found.queries is None else int(found.queries.max()),
-            "backwards": found.backwards,
-            "zero_gradients": found.zero_gradients,
-            "best_loss": round(float(found.losses.max()), 6),
-            "delta_rms": round(255 * float(delta.square().mean().sqrt()), 4),
-        }
-
-
-def _spread(values: list[float]) -> dict[str, float]:
-    """Of PSNRs: the attacker who may resubmit takes the worst."""
-    found = {"mean": fmean(values), "std": pstdev(values), "worst": min(values)}
-    return {key: round(value, 4) for key, value in found.items()} | {"n": len(values)}
 
 
 @dataclass(frozen=True)

@@ -19,9 +19,9 @@ from udc_defense.cli import main
 from udc_defense.demo.networks import Networks
 from udc_defense.demo.run import Runs
 from udc_defense.errors import CheckpointError, SettingError
-from udc_defense.evaluation.recipe import check_name, fitted, read_recipe
 from udc_defense.images import write_png
 from udc_defense.noise import seeded
+from udc_defense.photo.recipe import check_name, fitted, read_recipe
 from udc_defense.restorers.gated_unet import GatedUNet
 from udc_defense.samples import clean_image, night_street
 

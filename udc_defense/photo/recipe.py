@@ -18,10 +18,10 @@ from torch import Tensor
 
 from udc_defense.checkpoints import HUB_ID, embedded_names
 from udc_defense.errors import CheckpointError, SettingError, UDCDefenseError
-from udc_defense.evaluation.case import Settings
-from udc_defense.evaluation.purification import Purification
 from udc_defense.images import read_image
+from udc_defense.photo.settings import Settings
 from udc_defense.provenance import versions
+from udc_defense.purification import Purification
 from udc_defense.samples import light
 
 FORMAT = 1
@@ -62,7 +62,7 @@ class Recipe:
         return {"recipe": FORMAT} | asdict(self)
 
     def load(self, path: Path | str) -> dict[str, Tensor]:
-        """The photo, as `case.run` takes it: `captured`, or the `scene` behind it.
+        """The photo, as `stages.run` takes it: `captured`, or the `scene` behind it.
 
         Raises:
             ImageError: the file is not an image that can be used.
