@@ -38,6 +38,7 @@ check: $(STAMP) ## lint, format and types, changing nothing
 	$(PYTHON) -m ruff check
 	$(PYTHON) -m ruff format --check
 	$(PYTHON) -m mypy
+	$(PYTHON) -m pyright --pythonpath $(PYTHON)
 
 format: $(STAMP) ## format the code and mend what lint can
 	$(PYTHON) -m ruff check --fix

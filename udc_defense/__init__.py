@@ -6,7 +6,23 @@ Names are imported on use (PEP 562): `import udc_defense` imports no torch.
 from __future__ import annotations
 
 import importlib
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:  # the names of `_SOURCES` and `_MODULES`, for those who check types
+    from udc_defense import attacks as attacks
+    from udc_defense import certification as certification
+    from udc_defense import metrics as metrics
+    from udc_defense import optics as optics
+    from udc_defense import scenes as scenes
+    from udc_defense.checkpoints import load_guide as load_guide
+    from udc_defense.checkpoints import load_purifier as load_purifier
+    from udc_defense.checkpoints import load_restorer as load_restorer
+    from udc_defense.defense import Defense as Defense
+    from udc_defense.images import read_image as read_image
+    from udc_defense.images import write_png as write_png
+    from udc_defense.imaging import capture as capture
+    from udc_defense.pipeline import UDCDefensePipeline as UDCDefensePipeline
+    from udc_defense.threats import threat as threat
 
 __version__ = "0.1.0"
 
@@ -26,12 +42,14 @@ _MODULES = ("attacks", "certification", "metrics", "optics", "scenes")
 __all__ = ["__version__", *_SOURCES, *_MODULES]
 
 
-def __getattr__(name: str) -> Any:
-    if name in _SOURCES:
-        return getattr(importlib.import_module(_SOURCES[name]), name)
-    if name in _MODULES:
-        return importlib.import_module(f"udc_defense.{name}")
-    raise AttributeError(f"module 'udc_defense' has no attribute {name!r}")
+if not TYPE_CHECKING:  # a checker that saw it would let every misspelt name pass
+
+    def __getattr__(name: str) -> Any:
+        if name in _SOURCES:
+            return getattr(importlib.import_module(_SOURCES[name]), name)
+        if name in _MODULES:
+            return importlib.import_module(f"udc_defense.{name}")
+        raise AttributeError(f"module 'udc_defense' has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:

@@ -7,13 +7,15 @@ import inspect
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from typing import Any, Generic, Literal, ParamSpec, get_args, get_origin, get_type_hints
 
 import torch
 from torch import Tensor, nn
 
 from udc_defense.errors import SettingError
 from udc_defense.registry import Registry, first_line
+
+P = ParamSpec("P")
 
 
 @dataclass(frozen=True)
@@ -71,26 +73,31 @@ class Option:
 SHARED = ("eps", "steps", "objective", "norm", "draws", "generator")
 
 
-class Attack:
+class Attack(Generic[P]):
     """Calling it runs the attack to its end; `iterate` takes the same arguments and yields after every step.
 
+    Its parameters `P` are those of the generator function that it was made of, so that type checkers know them.
+
     Attributes:
-        name: in the registry.
+        name: the attack's name in the registry.
         white_box: it takes gradients; otherwise it sees outputs only.
         defaults: of the shared parameters that it takes; `None` where it has no default.
         options: its own parameters.
     """
 
-    def __init__(self, name: str, white_box: bool, iterate: Callable[..., Iterator[AttackResult]]) -> None:
+    def __init__(self, name: str, white_box: bool, iterate: Callable[P, Iterator[AttackResult]]) -> None:
         functools.update_wrapper(self, iterate)
         self.name, self.white_box, self.iterate = name, white_box, iterate
-        keywords = [p for p in inspect.signature(iterate).parameters.values() if p.kind is p.KEYWORD_ONLY]
+        # What a call returns, not what the generator function does.
+        self.__signature__ = inspect.signature(iterate, eval_str=True).replace(return_annotation=AttackResult)
+        self.__annotations__ = get_type_hints(iterate) | {"return": AttackResult}
+        keywords = [p for p in self.__signature__.parameters.values() if p.kind is p.KEYWORD_ONLY]
         self.defaults = {p.name: None if p.default is p.empty else p.default for p in keywords if p.name in SHARED}
         own = [p for p in keywords if p.name not in SHARED]
-        types, words = get_type_hints(iterate), _argument_words(iterate.__doc__ or "")
-        self.options = tuple(_option(p.name, types[p.name], p.default, words.get(p.name, "")) for p in own)
+        words = _argument_words(iterate.__doc__ or "")
+        self.options = tuple(_option(p.name, p.annotation, p.default, words.get(p.name, "")) for p in own)
 
-    def __call__(self, *args: Any, **options: Any) -> AttackResult:
+    def __call__(self, *args: P.args, **options: P.kwargs) -> AttackResult:
         *_, result = self.iterate(*args, **options)
         return result
 
@@ -130,16 +137,18 @@ def _argument_words(docstring: str) -> dict[str, str]:
     return {name: " ".join(text.split()) for name, text in entries}
 
 
-ATTACKS: Registry[Attack] = Registry(
+ATTACKS: Registry[Attack[...]] = Registry(
     "udc_defense.attacks", "attack", helpers=("ball", "base", "gradients", "lpips", "objectives", "search")
 )
 
 
-def register(name: str, *, white_box: bool = True) -> Callable[[Callable[..., Iterator[AttackResult]]], Attack]:
+def register(name: str, *, white_box: bool = True) -> Callable[[Callable[P, Iterator[AttackResult]]], Attack[P]]:
     """Decorator: make an attack of a generator function that yields an `AttackResult` per step."""
 
-    def keep(iterate: Callable[..., Iterator[AttackResult]]) -> Attack:
-        return ATTACKS.register(name)(Attack(name, white_box, iterate))
+    def keep(iterate: Callable[P, Iterator[AttackResult]]) -> Attack[P]:
+        attack = Attack(name, white_box, iterate)
+        ATTACKS.register(name)(attack)
+        return attack
 
     return keep
 

@@ -1,0 +1,42 @@
+"""What a user of the library writes, for mypy and pyright to judge (test_types.py); nothing here is run."""
+
+from __future__ import annotations
+
+from typing import assert_type
+
+from torch import Tensor, nn
+
+import udc_defense
+from udc_defense import Defense, attacks, capture, load_purifier, load_restorer, metrics, optics, read_image, scenes
+from udc_defense.attacks import AttackResult, pgd
+from udc_defense.certification import Gaussian
+from udc_defense.purifiers.diffusion import DiffusionPurifier
+from udc_defense.restorers.base import Restorer
+
+
+def the_program_of_the_readme() -> None:
+    photo = scenes.centre_crop(read_image("photo.png"))
+    captured = capture(scenes.scene_from_photo(photo), optics.get_panel("axon20"))
+    assert_type(captured, Tensor)
+    assert_type(attacks.pgd(load_restorer(), captured, photo, eps=4 / 255, steps=5).image, Tensor)
+    assert_type(metrics.psnr(captured, photo), Tensor)
+
+
+def every_public_name_has_a_type(image: Tensor) -> None:
+    assert_type(load_restorer("default"), Restorer)
+    assert_type(load_purifier("default", noise_level=10), DiffusionPurifier)
+    defense = Defense(load_restorer(), load_purifier())
+    assert_type(udc_defense.threat(defense, "exact"), nn.Module)
+    assert_type(pgd(defense, image, image, eps=4 / 255), AttackResult)
+    assert_type(attacks.square(defense, image, image, eps=image.new_ones(1), steps=100), AttackResult)
+    assert_type(Gaussian(0.1), Gaussian)
+
+
+def mistakes_are_refused(model: nn.Module, image: Tensor) -> None:
+    # Each comment is an error of its own for the checkers where there is nothing to ignore.
+    attacks.pgd(model, image, image, eps="x")  # type: ignore[arg-type]
+    attacks.pgd(model, image, image)  # type: ignore[call-arg]
+    attacks.simba(model, image, image, eps=0.1, basis="wavelet")  # type: ignore[arg-type]
+    udc_defense.load_restorers()  # type: ignore[attr-defined]
+    attacks.gpd  # type: ignore[attr-defined]  # noqa: B018
+    udc_defense.threat(Defense(model), "knowing")  # type: ignore[arg-type]
