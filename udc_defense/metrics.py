@@ -29,6 +29,33 @@ def psnr(image: Tensor, reference: Tensor) -> Tensor:
     return -10 * torch.log10(error)
 
 
+def effective_gain(clean: float, attacked: float, eps: float) -> float:
+    """How often the error of an output grew by what the attacker may change: (RMSE attacked - RMSE clean) / ε.
+
+    What the worst direction of a system is multiplied by. Unlike a recovered share, it does not flatter a system that
+    breaks easily without its defense. To be averaged over images, never taken of mean PSNRs.
+
+    Args:
+        clean: PSNR of one image without an attack, in dB, against the clean image.
+        attacked: PSNR of the same image under attack.
+        eps: radius of the attack, above 0, for values in [0, 1]; a root mean square in L2.
+    """
+    return (10 ** (-attacked / 20) - 10 ** (-clean / 20)) / eps
+
+
+def recovered_share(clean: float | None, attacked: float | None, defended: float | None) -> float | None:
+    """Share of the lost PSNR that a defense gives back; None where a part is missing or nothing was lost.
+
+    Args:
+        clean: PSNR of the undefended restorer without an attack, in dB.
+        attacked: PSNR of the same under attack.
+        defended: PSNR of the defended restorer under that attack.
+    """
+    if clean is None or attacked is None or defended is None or clean - attacked < 0.01:
+        return None
+    return (defended - attacked) / (clean - attacked)
+
+
 def ssim(image: Tensor, reference: Tensor) -> Tensor:
     """Structural similarity (Wang et al. 2004), mean over RGB and valid pixels, (B,).
 

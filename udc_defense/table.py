@@ -6,8 +6,16 @@ import csv
 import io
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
-from udc_defense.report.study import Interval
+
+class Interval(NamedTuple):
+    """A mean over images and the ends of its 95 % interval, which one image does not have."""
+
+    mean: float
+    low: float | None
+    high: float | None
+
 
 Value = str | float | int | Interval | None
 EMPTY = "–"

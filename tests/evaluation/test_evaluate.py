@@ -27,10 +27,10 @@ from udc_defense import cli
 from udc_defense.errors import SettingError, UDCDefenseError
 from udc_defense.evaluation import evaluate, runner
 from udc_defense.evaluation.entry import Entry
-from udc_defense.evaluation.evaluate import RUN, SUMMARY, Team, finish, read, run, write_parquet
+from udc_defense.evaluation.evaluate import RUN, SUMMARY, Team, finish, run
 from udc_defense.evaluation.plan import Bundled, Captured, Plan
 from udc_defense.evaluation.protocol import PRESETS, Protocol
-from udc_defense.evaluation.runner import key_of
+from udc_defense.evaluation.rows import key_of, read_parts, read_run
 from udc_defense.images import quantize, read_image, write_png
 from udc_defense.metrics import psnr
 from udc_defense.purification import Purification
@@ -102,7 +102,7 @@ def one_thread() -> Iterator[None]:
 def measure(out: Path, plan: Plan = PLAN, team: Team = Team(), workers: int = 0) -> list[dict[str, Any]]:  # noqa: B008
     for _ in run(plan, out, evaluate.facts(plan, 1), workers, team):
         pass
-    return read(out)
+    return read_run(out)  # type: ignore[return-value]
 
 
 def without_costs(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -215,7 +215,7 @@ class TestInterruptions:
         self, whole: list[dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         def killed() -> None:
-            written = runner.append_rows
+            written = runner.append
 
             def half(path: Path, rows: list[dict[str, Any]]) -> None:
                 written(path, rows)
@@ -223,7 +223,7 @@ class TestInterruptions:
                     os.truncate(path, path.stat().st_size - 40)
                     os.kill(os.getpid(), signal.SIGKILL)
 
-            runner.append_rows = half  # type: ignore[assignment]
+            runner.append = half  # type: ignore[assignment]
             measure(tmp_path)
 
         assert exit_status(killed) == -signal.SIGKILL
@@ -233,7 +233,7 @@ class TestInterruptions:
     def test_shares_of_two_processes_make_the_same_file(self, whole: list[dict[str, Any]], tmp_path: Path) -> None:
         for index in (1, 0):
             measure(tmp_path, team=Team(index, 2))
-        assert without_costs(read(tmp_path)) == without_costs(whole)
+        assert without_costs(read_run(tmp_path)) == without_costs(whole)
         assert not (tmp_path / "parts").exists()
 
     def test_a_full_disk_gets_one_sentence_and_loses_nothing(
@@ -249,7 +249,7 @@ class TestInterruptions:
         assert exit_status(full) == 0
         (line,) = capfd.readouterr().err.splitlines()
         assert line.startswith(f"{tmp_path}/parts/0.jsonl: cannot be written (") and line.endswith("is kept.")
-        kept = read(tmp_path) + runner.read_rows(tmp_path / "parts" / "0.jsonl")
+        kept = read_run(tmp_path) + read_parts(tmp_path / "parts" / "0.jsonl")
         assert 10 < len(kept) < len(whole)
         assert without_costs(measure(tmp_path)) == without_costs(whole)
 
@@ -286,7 +286,7 @@ class TestInterruptions:
 
         for out, workers, launcher in (("alone", 0, alone), ("workers", 2, alone), ("team", 0, team)):
             assert start(out, workers, launcher).wait() == 0
-        expected, part = without_costs(read(tmp_path / "alone")), tmp_path / "killed" / "parts" / "0.jsonl"
+        expected, part = without_costs(read_run(tmp_path / "alone")), tmp_path / "killed" / "parts" / "0.jsonl"
         assert len(expected) > 100
         kills = 0
         for moment in np.random.default_rng(0).random(10):
@@ -299,7 +299,7 @@ class TestInterruptions:
         assert kills > 1
         assert start("killed").wait() == 0
         for out in ("workers", "team", "killed"):
-            assert without_costs(read(tmp_path / out)) == expected
+            assert without_costs(read_run(tmp_path / out)) == expected
 
 
 class TestFinish:
@@ -321,15 +321,6 @@ class TestFinish:
         of_headline = [row for row in rows if named.items() <= row.items()]
         assert scores == [pick(row["psnr"]["defended_attacked"] for row in of_headline) for pick in (max, min)]
         assert {cost["defense"] for cost in summary["cost"]} == {"none", "gaussian_noise:4", "bit_depth:5", "jpeg:75"}
-
-    def test_parquet_holds_the_rows(self, whole: list[dict[str, Any]], tmp_path: Path) -> None:
-        parquet = pytest.importorskip("pyarrow.parquet")
-        write_parquet(whole, tmp_path / "rows.parquet")
-        table = parquet.read_table(tmp_path / "rows.parquet").to_pylist()
-        assert [row["psnr.defended_attacked"] for row in table] == [
-            row["psnr"].get("defended_attacked") for row in whole
-        ]
-        assert [json.loads(row["options"]) for row in table] == [row["options"] for row in whole]
 
 
 def test_a_masked_gradient_is_exposed(tmp_path: Path) -> None:
@@ -380,7 +371,7 @@ class TestCommand:
         assert Path(last).name == "report.html" and Path(last).stat().st_size > 0
         about = json.loads((Path(last).parent / RUN).read_text())
         assert about["command"] == "udc-defense " + " ".join(words) and about["bundled"]
-        assert {row["attack"] for row in read(Path(last).parent)} == {"fgsm"}
+        assert {row["attack"] for row in read_run(Path(last).parent)} == {"fgsm"}
         assert about["degradations"] == ["blur"] and len(about["photos"]) == 3
 
     def test_without_the_extra_it_says_so_and_names_the_folder(

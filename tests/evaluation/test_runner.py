@@ -21,13 +21,13 @@ from udc_defense.checkpoints import checkpoint_sums, load_purifier, load_restore
 from udc_defense.defense import Defense
 from udc_defense.errors import SceneError, SettingError
 from udc_defense.evaluation import runner
+from udc_defense.evaluation.rows import append, read_parts
 from udc_defense.evaluation.runner import (
     Cell,
     Job,
     Purification,
     Results,
     read_results,
-    read_rows,
     rows_of,
     run_jobs,
     write_results,
@@ -166,11 +166,11 @@ class TestCase:
 
     def test_consumers_keep_their_gradients(self, defense: Defense) -> None:
         """A `no_grad` held across a yield would switch them off in whoever iterates."""
-        stages = set()
+        seen = set()
         for step in stages.run(defense, SETTINGS, "a", scene=light(1, 3, 32, 32)):
             assert torch.is_grad_enabled()
-            stages.add(step.stage)
-        assert stages == {"simulate", "restore", "attack", "control", "purify"}
+            seen.add(step.stage)
+        assert seen == {"simulate", "restore", "attack", "control", "purify"}
         assert not any(image.requires_grad for image in step.result.images.values())
 
     @pytest.mark.parametrize("stage", ["attack", "purify"])
@@ -296,7 +296,7 @@ class TestRows:
         assert partial.read_bytes().startswith(saved)
         assert list(run_jobs(jobs, partial, workers=1)) == [(4, 4)]
         expected = [row for job in jobs for row in rows_of(job)]
-        assert [without_times(row) for row in read_rows(partial)] == [without_times(row) for row in expected]
+        assert [without_times(row) for row in read_parts(partial)] == [without_times(row) for row in expected]
 
     def test_known_rows_are_not_measured_again(self, jobs: list[Job], tmp_path: Path) -> None:
         """Rows of an older file, too, that do not name what had only one value then."""
@@ -346,27 +346,27 @@ class TestPartialFile:
         path, images = tmp_path / "rows.jsonl", ["a.png", "b.png", "ü\u2028.png"]
         ends = [0]
         for image in images:
-            runner.append_rows(path, drawn_rows(image))
+            append(path, drawn_rows(image))
             ends.append(path.stat().st_size)
         data = path.read_bytes()
         for cut in range(len(data) + 1):
             path.write_bytes(data[:cut])
             whole = sum(end <= cut for end in ends[1:])
-            assert read_rows(path) == [row for image in images[:whole] for row in drawn_rows(image)]
+            assert read_parts(path) == [row for image in images[:whole] for row in drawn_rows(image)]
             for image in images[whole:]:
-                runner.append_rows(path, drawn_rows(image))
+                append(path, drawn_rows(image))
             assert path.read_bytes() == data
 
     def test_a_line_that_is_none_in_the_middle(self, tmp_path: Path) -> None:
         path = tmp_path / "rows.jsonl"
-        runner.append_rows(path, drawn_rows("a.png"))
+        append(path, drawn_rows("a.png"))
         with path.open("ab") as file:
             file.write(b"\0\0\xff\n")
-        runner.append_rows(path, drawn_rows("b.png"))
-        assert read_rows(path) == drawn_rows("a.png") + drawn_rows("b.png")
+        append(path, drawn_rows("b.png"))
+        assert read_parts(path) == drawn_rows("a.png") + drawn_rows("b.png")
 
     def test_no_file_no_rows(self, tmp_path: Path) -> None:
-        assert read_rows(tmp_path / "none.jsonl") == []
+        assert read_parts(tmp_path / "none.jsonl") == []
 
 
 class TestResultsFile:

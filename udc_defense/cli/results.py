@@ -54,7 +54,8 @@ def _results(options: argparse.Namespace) -> int:
         purifier_suite,
         spine,
     )
-    from udc_defense.evaluation.runner import Results, checkpoints_of, key_of, read_rows, run_jobs, write_results
+    from udc_defense.evaluation.rows import key_of, read_parts
+    from udc_defense.evaluation.runner import Results, checkpoints_of, run_jobs, write_results
     from udc_defense.provenance import hardware, versions
 
     suites = (
@@ -80,7 +81,7 @@ def _results(options: argparse.Namespace) -> int:
         with tqdm(total=len(jobs), unit="job", desc=name, disable=None) as bar:
             for done, _ in run_jobs(jobs, partial, options.workers, known):
                 bar.update(done - bar.n)
-        rows = {key_of(row): row for row in (*known, *read_rows(partial))}
+        rows = {key_of(row): row for row in (*known, *read_parts(partial))}
         results = Results(
             command="make results SCENES=DIR CROPS=DIR/crops.csv",
             seed=options.seed,

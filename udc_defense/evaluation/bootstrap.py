@@ -2,26 +2,21 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from functools import lru_cache
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
 from udc_defense.errors import SettingError
+from udc_defense.table import Interval
 
-
-class Difference(NamedTuple):
-    """The mean of first - second, and the ends of its confidence interval."""
-
-    mean: float
-    low: float
-    high: float
+RESAMPLES = 10_000
 
 
 def bootstrap_difference(
-    first: ArrayLike, second: ArrayLike, *, seed: int = 0, resamples: int = 10_000, confidence: float = 0.95
-) -> Difference:
-    """Paired percentile interval of the mean difference, over images (Efron & Tibshirani 1993, ch. 13).
+    first: ArrayLike, second: ArrayLike, *, seed: int = 0, resamples: int = RESAMPLES, confidence: float = 0.95
+) -> Interval:
+    """Paired percentile interval of the mean of first - second, over images (Efron & Tibshirani 1993, ch. 13).
 
     An image's conditions (the ε of an attack) are drawn together: its rows resemble each other, and counted one by one
     they would make the interval too narrow.
@@ -46,17 +41,12 @@ def bootstrap_difference(
     if not 0 < confidence < 1:
         raise SettingError(f"confidence {confidence:g} is not in 0…1.")
     each = (one - other).mean(axis=1)
-    # How often each image is drawn, in each resample.
-    times = np.random.default_rng(seed).multinomial(len(each), np.full(len(each), 1 / len(each)), size=resamples)
-    low, high = np.quantile(times @ each / len(each), [(1 - confidence) / 2, (1 + confidence) / 2])
-    return Difference(float(each.mean()), float(low), float(high))
+    means = _drawn(len(each), resamples, seed) @ each / len(each)
+    low, high = np.quantile(means, [(1 - confidence) / 2, (1 + confidence) / 2])
+    return Interval(float(each.mean()), float(low), float(high))
 
 
-def bootstrap_mean(values: ArrayLike, *, seed: int = 0) -> Difference:
-    """The mean of one value per image (images,), and its 95 % interval: the difference from nothing.
-
-    Raises:
-        SettingError: fewer than two images, or values that are not finite.
-    """
-    column = np.asarray(values, dtype=float).reshape(-1, 1)
-    return bootstrap_difference(column, np.zeros_like(column), seed=seed)
+@lru_cache(maxsize=8)
+def _drawn(images: int, resamples: int, seed: int) -> NDArray[np.int64]:
+    """How often each image is drawn, in each resample (resamples, images)."""
+    return np.random.default_rng(seed).multinomial(images, np.full(images, 1 / images), size=resamples)

@@ -23,7 +23,8 @@ from udc_defense.certification.denoised import Denoised
 from udc_defense.certification.noise import FAMILIES, Budget, Gaussian, Noise, noise_of
 from udc_defense.certification.selection import Candidate, best
 from udc_defense.checkpoints import checkpoint_sums, load_purifier, load_restorer
-from udc_defense.evaluation.runner import CENTRE, append_rows, computed, read_rows
+from udc_defense.evaluation.rows import append, read_parts
+from udc_defense.evaluation.runner import CENTRE, computed
 from udc_defense.photo.settings import Settings
 from udc_defense.photo.stages import row_seed, simulate
 from udc_defense.precision import InBfloat16
@@ -152,18 +153,18 @@ class Suite:
         )
 
     def _measure(self, jobs: list[Job]) -> Iterator[tuple[int, int]]:
-        known = {_key(row) for row in read_rows(self.partial)}
+        known = {_key(row) for row in read_parts(self.partial)}
         missing = [job for job in jobs if _key(job.identity()) not in known]
         done = len(jobs) - len(missing)
         yield done, len(jobs)
         for row in computed(partial(Job.row, scenes=self.scenes, seed=self.seed), missing, self.workers):
-            append_rows(self.partial, [row])
+            append(self.partial, [row])
             done += 1
             yield done, len(jobs)
 
     def chosen(self, system: System) -> dict[Budget, Noise | None]:
         """The noise for each budget, by the rows of `val`; None where every noise abstains or costs too much."""
-        rows = [row for row in read_rows(self.partial) if (row["split"], row["system"]) == ("val", system.title)]
+        rows = [row for row in read_parts(self.partial) if (row["split"], row["system"]) == ("val", system.title)]
         return {budget: _chosen(rows, index) for index, budget in enumerate(BUDGETS)}
 
     def results(self) -> dict[str, Any]:
@@ -175,7 +176,7 @@ class Suite:
             ]
             for system in self.systems
         }
-        return self.head | {"chosen": chosen, "rows": sorted(read_rows(self.partial), key=_key)}
+        return self.head | {"chosen": chosen, "rows": sorted(read_parts(self.partial), key=_key)}
 
 
 def _chosen(rows: list[dict[str, Any]], index: int) -> Noise | None:

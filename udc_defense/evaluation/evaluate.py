@@ -22,15 +22,16 @@ from udc_defense.defense import Defense
 from udc_defense.errors import SettingError, UDCDefenseError
 from udc_defense.evaluation.examples import write_examples
 from udc_defense.evaluation.overhead import overhead
-from udc_defense.evaluation.plan import Plan, Row
+from udc_defense.evaluation.plan import Plan
 from udc_defense.evaluation.protocol import defense_name
-from udc_defense.evaluation.runner import key_of, purifier_of, read_rows, restorer_of, run_jobs
+from udc_defense.evaluation.rows import merge, read_run
+from udc_defense.evaluation.runner import purifier_of, restorer_of, run_jobs
 from udc_defense.evaluation.summary import summarize
 from udc_defense.images import write_file
 from udc_defense.metrics import METRICS
 from udc_defense.provenance import hardware, versions
 
-RUN, ROWS, SUMMARY, TABLE, PARTS = "run.json", "rows.jsonl", "summary.json", "rows.parquet", "parts"
+RUN, SUMMARY, PARTS = "run.json", "summary.json", "parts"
 # Of run.json: what may differ when a run goes on.
 INCIDENTAL = ("command", "versions", "hardware", "processes")
 
@@ -104,19 +105,19 @@ def run(plan: Plan, out: Path, about: dict[str, Any], workers: int, team: Team) 
     """
     if team.index == 0:
         _claim(out, about)
-        merge(out)
+        _merge(out)
     team.wait()
     tasks = plan.tasks(plan.photos[team.index :: team.count])
     try:
-        yield from run_jobs(tasks, out / PARTS / f"{team.index}.jsonl", workers, read(out))
+        yield from run_jobs(tasks, out / PARTS / f"{team.index}.jsonl", workers, read_run(out))
     except BaseException:
         if team.count == 1:
             with contextlib.suppress(UDCDefenseError):  # on a full disk the parts stay
-                merge(out)
+                _merge(out)
         raise
     team.wait()
     if team.index == 0:
-        merge(out)
+        _merge(out)
 
 
 def _claim(out: Path, about: dict[str, Any]) -> None:
@@ -134,60 +135,25 @@ def _claim(out: Path, about: dict[str, Any]) -> None:
     (out / SUMMARY).unlink(missing_ok=True)
 
 
-def read(out: Path) -> list[Row]:
-    """The rows that are merged."""
-    path = out / ROWS
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.is_file() else []
-
-
-def merge(out: Path) -> None:
-    """Move the rows of all parts into one file, each once, in an order that does not depend on who measured them."""
+def _merge(out: Path) -> None:
+    """Move the rows of all parts into one file."""
     parts = sorted((out / PARTS).glob("*.jsonl"))
-    rows = {key_of(row): row for row in read(out)}
-    rows |= {key_of(row): row for part in parts for row in read_rows(part)}
-    text = "".join(json.dumps(rows[key]) + "\n" for key in sorted(rows))
-    write_file(out / ROWS, text.encode())
+    merge(out, parts)
     shutil.rmtree(out / PARTS, ignore_errors=True)
 
 
 def finish(plan: Plan, out: Path) -> None:
-    """From the rows to what is read: the honesty list, the pictures of the first defense's headline, a Parquet file."""
-    rows = read(out)
+    """From the rows to what is read: the honesty list, the pictures of the first defense's headline."""
+    rows = read_run(out)
     summary = summarize(rows) | {"cost": _costs(plan)}
     write_examples(plan, rows, out / "examples")
-    write_parquet(rows, out / TABLE)
     write_file(out / SUMMARY, (json.dumps(summary, indent=1) + "\n").encode())
 
 
-def _costs(plan: Plan) -> list[Row]:
+def _costs(plan: Plan) -> list[dict[str, Any]]:
     """Overhead of each defense with the first restorer."""
     restorer = restorer_of(next(iter(plan.restorers.values()))[0], plan.device)
     purifications = (None, *plan.defenses, *plan.trivial)
     defenses = [Defense(restorer, purifier_of(p, plan.device)) for p in purifications]
     found = overhead(defenses, plan.protocol.size, plan.device)
     return [{"defense": defense_name(p)} | cost for p, cost in zip(purifications, found, strict=True)]
-
-
-def write_parquet(rows: list[Row], path: Path) -> None:
-    """The same rows in columns such as `psnr.restored`; nothing where pyarrow is not installed."""
-    try:
-        import pyarrow
-        import pyarrow.parquet
-    except ImportError:
-        return
-    flat = [_flat(row) for row in rows]
-    names = dict.fromkeys(name for row in flat for name in row)
-    buffer = pyarrow.BufferOutputStream()
-    pyarrow.parquet.write_table(pyarrow.table({name: [row.get(name) for row in flat] for name in names}), buffer)
-    write_file(path, buffer.getvalue().to_pybytes())
-
-
-def _flat(row: Row, prefix: str = "") -> Row:
-    """Nested values as columns of their own, lists and options of attacks as JSON."""
-    flat: Row = {}
-    for key, value in row.items():
-        if isinstance(value, dict) and key != "options":
-            flat |= _flat(value, f"{prefix}{key}.")
-        else:
-            flat[prefix + key] = json.dumps(value) if isinstance(value, list | dict) else value
-    return flat

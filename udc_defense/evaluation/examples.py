@@ -7,10 +7,11 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from udc_defense.evaluation.plan import Plan, Row, Task
+from udc_defense.evaluation.plan import Plan, Task
 from udc_defense.evaluation.protocol import defense_name
-from udc_defense.evaluation.runner import key_of, results_of
-from udc_defense.evaluation.summary import final, worst_setting
+from udc_defense.evaluation.rows import Row, key_of, value
+from udc_defense.evaluation.runner import results_of
+from udc_defense.evaluation.summary import worst_setting
 from udc_defense.images import write_file, write_png
 from udc_defense.photo.result import KEYS
 
@@ -28,19 +29,21 @@ def write_examples(plan: Plan, rows: Sequence[Row], folder: Path) -> None:
         folder: is made.
     """
     degradation, restorers = next(iter(plan.restorers.items()))
-    setting = worst_setting(rows, degradation, restorers[0], defense_name(next(iter(plan.defenses), None)))
+    defense = defense_name(next(iter(plan.defenses), None))
+    setting = worst_setting(rows, degradation=degradation, restorer=restorers[0], defense=defense)
     if not setting:
         return
     owners = ((task, task.keys()) for task in plan.tasks())
     tasks = {key: task for task, keys in owners for key in keys}
     found = []
-    for kind, row in (("best", max(setting, key=final)), ("worst", min(setting, key=final))):
+    left = sorted(setting, key=lambda row: value(row, "defended_attacked") or 0.0)
+    for kind, row in (("best", left[-1]), ("worst", left[0])):
         _write_stages(tasks[key_of(row)], row, folder / kind)
         told = {
             name: row[name]
             for name in ("image", "restorer", "defense", "degradation", "attack", "threat", "eps", "psnr")
         }
-        found.append({"folder": kind, "kind": kind} | told)
+        found.append({"folder": kind, "kind": kind, **told})
     write_file(folder / "examples.json", (json.dumps(found, indent=1) + "\n").encode())
 
 

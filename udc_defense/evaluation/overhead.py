@@ -1,4 +1,4 @@
-"""What a defense costs whoever runs it: time, network evaluations and peak memory of one restored image."""
+"""What a defense costs whoever runs it: time, arithmetic, network evaluations and peak memory of one restored image."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ from statistics import median
 from typing import Any
 
 import torch
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from udc_defense.defense import Defense
 from udc_defense.noise import seeded
@@ -39,8 +41,21 @@ def peak_mb(device: str = "cpu") -> float | None:
 
 
 @torch.no_grad()
+def kmac_per_pixel(model: nn.Module, size: int, device: str) -> float:
+    """Thousands of multiplications with addition for one pixel of an image of size × size.
+
+    Those of convolutions, matrix products and attention, as PyTorch counts them; Fourier transforms and what is done
+    value by value are left out.
+    """
+    counter = FlopCounterMode(display=False)
+    with counter:
+        model(torch.rand(1, 3, size, size, generator=seeded(0)).to(device))
+    return round(counter.get_total_flops() / 2 / size**2 / 1000, 2)
+
+
+@torch.no_grad()
 def overhead(defenses: Sequence[Defense], size: int, device: str) -> list[dict[str, Any]]:
-    """Median seconds, evaluations of the purifier's network, and peak memory, for one image of size × size each."""
+    """Of one image of size × size each: median seconds, the network's evaluations and arithmetic, and peak memory."""
     image = torch.rand(1, 3, size, size, generator=seeded(0)).to(device)
     return [_measured(defense, image, device) for defense in defenses]
 
@@ -52,5 +67,10 @@ def _measured(defense: Defense, image: torch.Tensor, device: str) -> dict[str, A
         started = time.perf_counter()
         defense(image, generator=seeded(1)).cpu()  # waits for a GPU, too
         seconds.append(time.perf_counter() - started)
-    evaluations = getattr(defense.purifier, "evaluations", 0)
-    return {"seconds": round(median(seconds), 4), "evaluations": evaluations, "peak_memory_mb": peak_mb(device)}
+    peak = peak_mb(device)  # before anything else is done
+    return {
+        "seconds": round(median(seconds), 4),
+        "evaluations": getattr(defense.purifier, "evaluations", 0),
+        "kmac_per_pixel": kmac_per_pixel(defense, image.shape[-1], device),
+        "peak_memory_mb": peak,
+    }

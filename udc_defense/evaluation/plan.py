@@ -20,7 +20,8 @@ from udc_defense.evaluation import overhead
 from udc_defense.evaluation.degradations import DEGRADATIONS
 from udc_defense.evaluation.entry import Entry
 from udc_defense.evaluation.protocol import Protocol, applies, defense_name, threat_of
-from udc_defense.evaluation.runner import Cell, Job, Photo, key_of, prepared, restorer_of
+from udc_defense.evaluation.rows import key_of
+from udc_defense.evaluation.runner import Cell, Job, Photo, prepared, purifier_of, restorer_of
 from udc_defense.metrics import METRICS, psnr
 from udc_defense.noise import seeded
 from udc_defense.photo import stages
@@ -33,8 +34,6 @@ from udc_defense.scenes import Pair, clean_image
 
 UDC, PAIRS = "udc", "pairs"  # captures that are simulated, and those that were taken
 TRANSFERRED = Entry("PGD-20", "pgd")  # the attack whose examples go from restorer to restorer
-
-Row = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -77,7 +76,7 @@ class Task(Job):
     trivial: tuple[Purification, ...] = ()
     perceptual: bool = False
 
-    def identity(self, purification: Purification | None) -> Row:
+    def identity(self, purification: Purification | None) -> dict[str, Any]:
         """What makes rows one of a kind, but for the draw."""
         further = {"restorer": self.restorer, "degradation": self.degradation}
         return super().identity(purification) | further | ({"made_on": self.made_on} if self.made_on else {})
@@ -108,7 +107,7 @@ class Task(Job):
         attacked, result.search = _attacked(replace(self, restorer=self.made_on, made_on=None))
         stages.place(defense, result, attacked)
 
-    def rows(self, purification: Purification | None, result: Result) -> list[Row]:
+    def rows(self, purification: Purification | None, result: Result) -> list[dict[str, Any]]:
         """One per draw."""
         said = {
             "title": self.title,
@@ -122,11 +121,20 @@ class Task(Job):
             first["lpips"] = result.compared(_lpips, result.reference)
         first["psnr_to_clean_output"] = result.compared(psnr, result.images["restored"])
         first["peak_memory_mb"] = overhead.peak_mb(self.device)
+        first["kmac_per_pixel"] = arithmetic_of(self.restorer, purification, self.cell.size, self.device)
         answers = [
             {"psnr": {key: round(values[draw], 4) for key, values in result.resubmitted.items()}}
             for draw in range(self.cell.settings.resubmit if purification else 0)
         ]
         return [identity | {"draw": draw} | found for draw, found in enumerate((first, *answers))]
+
+
+@lru_cache(maxsize=1024)
+def arithmetic_of(restorer: str, purification: Purification | None, size: int, device: str = "cpu") -> float:
+    """Thousands of multiplications for one pixel of a restored image, of a defense that rows name."""
+    return overhead.kmac_per_pixel(
+        Defense(restorer_of(restorer, device), purifier_of(purification, device)), size, device
+    )
 
 
 @lru_cache(maxsize=128)

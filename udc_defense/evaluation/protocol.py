@@ -13,13 +13,12 @@ from udc_defense.errors import SettingError
 from udc_defense.evaluation.attack_suite import KNOWING, OBLIVIOUS
 from udc_defense.evaluation.entry import Entry
 from udc_defense.evaluation.purifier_suite import CHOSEN, evaluations
+from udc_defense.evaluation.rows import EOT
 from udc_defense.purification import DEFAULT, DIFFUSION, Purification
 from udc_defense.purifiers import SAMPLERS
 from udc_defense.threats import KINDS
 
-RADIUS = 4.0  # of headlines, in 1/255, L∞
 LARGEST = 64.0  # a radius at which no restorer can hold
-EOT = "EOT"
 
 
 @dataclass(frozen=True)

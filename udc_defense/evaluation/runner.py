@@ -6,14 +6,13 @@ together and appended in one write; a resumed run computes what is missing.
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import signal
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property, lru_cache
 from itertools import chain
 from multiprocessing import get_context, parent_process
@@ -29,6 +28,7 @@ from udc_defense.checkpoints import load_restorer, weights_sum
 from udc_defense.defense import Defense
 from udc_defense.errors import SceneError, UDCDefenseError
 from udc_defense.evaluation import overhead
+from udc_defense.evaluation.rows import SETTINGS, append, key_of, read_parts
 from udc_defense.images import write_file
 from udc_defense.noise import seeded
 from udc_defense.photo import stages
@@ -42,8 +42,6 @@ J = TypeVar("J")
 R = TypeVar("R")
 
 CENTRE = 128  # side of the part of a crop that is small enough for attacks on the defense
-SETTINGS = tuple(field.name for field in fields(Settings))
-FURTHER = ("restorer", "degradation", "made_on", "draw")  # what tells the rows of an evaluation apart besides
 
 
 @dataclass(frozen=True)
@@ -201,17 +199,8 @@ def _identity(photo: Photo, cell: Cell, purification: Purification | None) -> di
     return {"split": photo.split, "image": photo.name, "size": cell.size} | settings | {"purifier": facts}
 
 
-def key_of(row: dict[str, Any]) -> str:
-    """The identity of a row as text, whatever else it holds; settings that it lacks have their defaults."""
-    settings = Settings(**{name: row[name] for name in SETTINGS if name in row})
-    known = {name: value for name, value in asdict(settings).items() if name != "seed"}
-    named = (*("split", "image", "size", "purifier"), *(name for name in FURTHER if name in row))
-    identity = {name: row[name] for name in named} | known
-    return json.dumps(identity, sort_keys=True)
-
-
 def run_jobs(
-    jobs: Sequence[Job], partial: Path, workers: int, known: Sequence[dict[str, Any]] = ()
+    jobs: Sequence[Job], partial: Path, workers: int, known: Sequence[Mapping[str, Any]] = ()
 ) -> Iterator[tuple[int, int]]:
     """Compute what is missing in `partial` (JSON lines), cell by cell; yields (jobs done, jobs of all).
 
@@ -224,12 +213,12 @@ def run_jobs(
     Raises:
         UDCDefenseError: an image or a checkpoint cannot be used.
     """
-    done = {key_of(row) for row in (*known, *read_rows(partial))}
+    done = {key_of(row) for row in (*known, *read_parts(partial))}
     missing = [job for job in (job.without(done) for job in jobs) if job.cell.purifications]
     count = len(jobs) - len(missing)
     yield count, len(jobs)
     for rows in computed(rows_of, missing, workers):
-        append_rows(partial, rows)
+        append(partial, rows)
         count += 1
         yield count, len(jobs)
 
@@ -268,37 +257,6 @@ def _end_with_parent() -> None:
     assert parent is not None
     parent.join()
     os._exit(1)
-
-
-def append_rows(path: Path, rows: list[dict[str, Any]]) -> None:
-    """One line per image, then to disk: a kill leaves all rows of an image or none.
-
-    Raises:
-        UDCDefenseError: the disk is full, or the file cannot be written for another reason.
-    """
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with open(path, "ab") as file:
-            file.write(json.dumps(rows).encode() + b"\n")
-            file.flush()
-            os.fsync(file.fileno())
-    except OSError as error:
-        raise UDCDefenseError(f"{path}: cannot be written ({error.strerror}); what was finished is kept.") from error
-
-
-def read_rows(path: Path) -> list[dict[str, Any]]:
-    """The rows of a partial file; a line that a kill has cut off is dropped from the file."""
-    if not path.is_file():
-        return []
-    rows, whole, lines = [], [], path.read_bytes().splitlines(keepends=True)
-    for line in lines:
-        with contextlib.suppress(ValueError):
-            if line.endswith(b"\n"):
-                rows += json.loads(line)
-                whole.append(line)
-    if len(whole) < len(lines):
-        write_file(path, b"".join(whole))
-    return rows
 
 
 @dataclass(frozen=True)

@@ -12,10 +12,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from udc_defense.evaluation.bootstrap import Difference, bootstrap_difference
+from udc_defense.evaluation.bootstrap import bootstrap_difference
 from udc_defense.evaluation.purifier_suite import PER_PHOTO, PROBE, SELECTED, SELECTION_EPSILONS, faced
 from udc_defense.evaluation.runner import Results
 from udc_defense.noise_level import Chooser, calibrate
+from udc_defense.table import Interval
 
 LEVELS = (0, *(purification.noise_level for purification in SELECTED))
 
@@ -100,7 +101,7 @@ def best_fixed(results: Results) -> int:
     return int(measured(results, "val").quality.mean(axis=(0, 1)).argmax())
 
 
-def gain(results: Results, split: str) -> Difference:
+def gain(results: Results, split: str) -> Interval:
     """Mean PSNR of the chosen levels over that of the best fixed one, with its interval over photos."""
     found, each = choosers(results, split)
     return bootstrap_difference(chosen_quality(found, each), found.quality[..., best_fixed(results)])

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from udc_defense.attacks import AttackResult
 from udc_defense.detection import difference
-from udc_defense.metrics import METRICS
+from udc_defense.metrics import METRICS, recovered_share
 from udc_defense.photo import flags
 from udc_defense.threats import Kind
 
@@ -90,10 +90,8 @@ class Result:
         if self.threat != "oblivious":
             return None
         psnr = self.scores("psnr")
-        lost, back = (psnr["restored"], psnr["attacked_restored"]), psnr["defended_attacked"]
-        if lost[0] is None or lost[1] is None or back is None or lost[0] - lost[1] < 0.01:
-            return None
-        return round((back - lost[1]) / (lost[0] - lost[1]), 4)
+        share = recovered_share(psnr["restored"], psnr["attacked_restored"], psnr["defended_attacked"])
+        return None if share is None else round(share, 4)
 
     def report(self) -> dict[str, Any]:
         """The `images` entry of report.json."""

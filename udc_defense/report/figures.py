@@ -12,8 +12,10 @@ from dataclasses import dataclass
 from io import StringIO
 from typing import TYPE_CHECKING, Any
 
+from udc_defense.evaluation.rows import NONE, Cell, among, interval
 from udc_defense.report import words
-from udc_defense.report.study import NONE, Cell, Condition, Interval, Study, interval
+from udc_defense.report.study import Condition, Study
+from udc_defense.table import Interval
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -129,9 +131,9 @@ def costs(study: Study) -> Iterator[Figure]:
 
 def _panels(study: Study) -> list[list[Condition]]:
     """Conditions that differ by their run only share a figure."""
-    found: dict[tuple[str, str], list[Condition]] = {}
+    found: dict[tuple[object, ...], list[Condition]] = {}
     for condition in study.conditions:
-        found.setdefault((condition.restorer, condition.degradation), []).append(condition)
+        found.setdefault(condition[1:], []).append(condition)
     return list(found.values())
 
 
@@ -139,7 +141,9 @@ def _of(study: Study, condition: Condition) -> str:
     """Which panel this is, where there are more."""
     if len(_panels(study)) == 1:
         return ""
-    return f": {words.restorer(condition.restorer)}, {words.degradation(condition.degradation)}"
+    varying = [name for name in ("split", "size") if len({getattr(one, name) for one in study.conditions}) > 1]
+    further = [f"{getattr(condition, name)}" + ("²" if name == "size" else "") for name in varying]
+    return ": " + ", ".join([words.restorer(condition.restorer), words.degradation(condition.degradation), *further])
 
 
 def _name(study: Study, condition: Condition, defense: str) -> str:
@@ -148,9 +152,9 @@ def _name(study: Study, condition: Condition, defense: str) -> str:
 
 
 def _over_eps(study: Study, condition: Condition, defense: str, cells: list[Cell]) -> list[tuple[float, Interval]]:
-    """(ε, PSNR) after the clean level at 0; empty without attack."""
+    """(ε, PSNR) after the level without attack at 0, on the same images; empty without attack."""
     found = [(cell.setting.eps or 0.0, interval(cell.attacked)) for cell in cells]
-    clean = interval(study.clean(condition, defense))
+    clean = interval(among(study.pairs[condition, defense].clean(), cells[0].attacked if cells else ()))
     return [(eps, level) for eps, level in ((0.0, clean), *found) if level is not None] if found else []
 
 

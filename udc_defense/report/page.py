@@ -11,13 +11,15 @@ from typing import Any
 from urllib.parse import quote
 
 from udc_defense.errors import SettingError
+from udc_defense.evaluation.bootstrap import RESAMPLES
+from udc_defense.evaluation.rows import NONE, Cell, Target, among, difference, interval
 from udc_defense.images import write_file
 from udc_defense.report import figures, words
 from udc_defense.report.examples import examples
 from udc_defense.report.runs import Run, read_runs
-from udc_defense.report.study import NONE, RESAMPLES, Cell, Condition, Interval, Study, among, difference, interval
+from udc_defense.report.study import Condition, Study
 from udc_defense.report.tables import Tables, flags
-from udc_defense.table import Column, Table
+from udc_defense.table import Column, Interval, Table
 from udc_defense.threats import WORDS
 
 HERE = Path(__file__).parent
@@ -101,25 +103,28 @@ def _render(runs: Sequence[Run]) -> str:
 def headline(study: Study, run: Run) -> Headline:
     """Of the run's first condition: the others are in the table."""
     condition = next(c for c in study.conditions if c.run == run.name)
-    best, bare, rival = study.best(condition), study.worst(condition, NONE), study.best(condition, trivial=True)
+    defense, other = study.best(condition), study.best(condition, trivial=True)
+    bare, alone = study.worst(condition, NONE), study.pairs.get((condition, NONE))
+    best, rival = (study.worst(condition, target.defense) if target else None for target in (defense, other))
     return Headline(
         condition,
         best,
         interval(best.attacked) if best else None,
-        interval(best.clean) if best else None,
-        (interval(bare.clean), interval(bare.attacked)) if bare else None,
+        interval(among(defense.clean(), best.attacked)) if best and defense else None,
+        (interval(among(alone.clean(), bare.attacked)), interval(bare.attacked)) if alone and bare else None,
         difference(best.attacked, bare.attacked) if best and bare else None,
         (rival, interval(rival.attacked), difference(best.attacked, rival.attacked)) if best and rival else None,
-        _levels(study, best, bare) if best else [],
+        _levels(study, condition, defense, best) if best and defense else [],
     )
 
 
-def _levels(study: Study, best: Cell, bare: Cell | None) -> list[tuple[str, Interval]]:
+def _levels(study: Study, condition: Condition, defense: Target, best: Cell) -> list[tuple[str, Interval]]:
     """From no attack to the worst one, all on the images of `best`."""
-    blind, aware = (study.worst(best.condition, best.defense, knows=knows) for knows in (False, True))
+    blind, aware = (study.worst(condition, defense.defense, knows=knows) for knows in (False, True))
+    bare, alone = study.worst(condition, NONE), study.pairs.get((condition, NONE))
     values = {
-        "no attack, no defense": bare.clean if bare else {},
-        "no attack, defended": best.clean,
+        "no attack, no defense": alone.clean() if alone else {},
+        "no attack, defended": defense.clean(),
         "random noise, no defense": best.values("noise_restored"),
         "attacker does not know the defense": blind.attacked if blind else {},
         "attacker knows the defense": aware.attacked if aware else {},

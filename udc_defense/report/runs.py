@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from udc_defense.errors import SettingError
-
-# What no row can do without; everything else may be missing.
-NEEDED = {"image": str, "restorer": str, "degradation": str, "defense": str, "title": str, "threat": str, "psnr": dict}
+from udc_defense.evaluation.rows import Row, read_rows, read_run
 
 
 @dataclass(frozen=True)
@@ -28,7 +26,7 @@ class Run:
 
     name: str
     facts: dict[str, Any]
-    rows: list[dict[str, Any]]
+    rows: list[Row]
     summary: dict[str, Any] | None
     examples: list[dict[str, Any]]
 
@@ -61,8 +59,13 @@ def _read(folder: Path, name: str) -> Run:
     if not (folder / "run.json").is_file():
         raise SettingError(f"{folder}: has no run.json, so it is no folder that udc-defense evaluate has written.")
     # What is merged, and what each process of a run under way, or of one that was killed, has written so far.
-    files = [folder / "rows.jsonl", *sorted((folder / "parts").glob("*.jsonl"))]
-    rows = [row for path in files for row in _rows(path) if not row.get("draw")]
+    parts = [row for path in sorted((folder / "parts").glob("*.jsonl")) for row in read_rows(path)]
+    rows = [row for row in (*read_run(folder), *parts) if not row.get("draw")]
+    if not rows and (folder / "summary.json").is_file():
+        raise SettingError(
+            f"{folder}: its rows were left out, and only summary.json says what was measured; the command in run.json "
+            "measures it again."
+        )
     if not rows:
         raise SettingError(f"{folder}: holds no row yet; the run has measured nothing.")
     facts, summary = _json(folder / "run.json", dict), _summary(folder / "summary.json")
@@ -87,23 +90,6 @@ def _json(path: Path, kind: type) -> Any:
     if not isinstance(found, kind):
         raise SettingError(f"{path}: holds a {type(found).__name__} where a {kind.__name__} is expected.")
     return found
-
-
-def _rows(path: Path) -> Iterator[dict[str, Any]]:
-    """Every row, one a line or lists of them; a last line that a kill has cut off is none."""
-    lines = path.read_bytes().splitlines(keepends=True) if path.is_file() else []
-    for number, line in enumerate(lines, start=1):
-        if not line.endswith(b"\n"):
-            return
-        try:
-            found = json.loads(line)
-        except ValueError as error:
-            raise SettingError(f"{path}: line {number} is not JSON ({error}).") from error
-        for row in found if isinstance(found, list) else [found]:
-            for key, kind in NEEDED.items():
-                if not isinstance(row, dict) or not isinstance(row.get(key), kind):
-                    raise SettingError(f"{path}: line {number} has no {key!r}, so it is no row of a run.")
-            yield row
 
 
 def _examples(folder: Path) -> list[dict[str, Any]]:

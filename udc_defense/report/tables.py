@@ -6,11 +6,17 @@ from collections.abc import Iterator, Sequence
 from statistics import fmean, median
 from typing import Any
 
+from udc_defense.evaluation.rows import NONE, Cell, Target, among, difference, interval, number, on_shared_images
 from udc_defense.report import words
-from udc_defense.report.study import NONE, Cell, Condition, Study, among, difference, interval, number
-from udc_defense.table import Column, Table, Value
+from udc_defense.report.study import Condition, Study
+from udc_defense.table import Column, Interval, Table, Value
 
 ENDS = "In brackets, 95 % bootstrap intervals over images."
+GAIN = (
+    "The effective gain is by how much the error of the output (RMSE) grows, in units of what the attacker may change."
+)
+KMAC = Column("kMAC per pixel", 1)
+SYSTEM = (Column("Effective gain"), KMAC)
 Row = list[Value]
 
 
@@ -37,15 +43,16 @@ class Tables:
         rows: list[Row] = []
         for condition, defense, cell in self._worst():
             gained = None if defense == NONE else difference(cell.attacked, self._undefended(condition))
-            levels = [interval(cell.clean), interval(cell.attacked), gained]
+            levels = [self._clean(condition, cell), interval(cell.attacked), gained]
             attack = [cell.setting.title, self._attacker(cell), len(cell.attacked)]
-            rows.append([*self._labels(condition, defense), *levels, *attack])
+            rows.append([*self._labels(condition, defense), *levels, *self._system(condition, cell), *attack])
         columns: list[str | Column] = ["Without attack, dB", "Worst attack, dB"]
-        columns += [Column("Gained over no defense, dB", signed=True), "Attack", "Attacker", Column("Images", 0)]
+        columns += [Column("Gained over no defense, dB", signed=True), *SYSTEM]
+        columns += ["Attack", "Attacker", Column("Images", 0)]
         caption = (
-            "PSNR of the defended restorer without an attack and under the attack that takes most from it, "
-            f"{self._budget()}. The gain is over the undefended restorer under the worst attack on that one, on the "
-            f"same images. {ENDS}"
+            "PSNR of the defended restorer without an attack and under the attack that leaves least of it, "
+            f"{self._budget()}, on the images that every such attack met. What is gained is over the undefended "
+            f"restorer under the worst attack on that one, on the same images. {GAIN} {ENDS}"
         )
         return self._table("headline", "The worst threat", caption, columns, rows)
 
@@ -56,26 +63,25 @@ class Tables:
             there = [cell for cell in found if cell is not None]
             if not there:
                 continue
-            # Side by side means: on the same images.
-            images = sorted(set.intersection(*(set(cell.attacked) for cell in there)))
-            levels = [interval(among(cell.attacked, images)) if cell else "not measured" for cell in found]
+            levels = [interval(cell.attacked) if cell else "not measured" for cell in found]
             rows.append(
                 [
                     *self._labels(condition, defense),
-                    interval(among(self.study.clean(condition, defense), images)),
-                    interval(among(there[-1].values("noise_restored"), images)),
+                    self._clean(condition, there[-1]),
+                    interval(there[-1].values("noise_restored")),
                     *levels,
                     difference(there[0].attacked, there[1].attacked) if len(there) == 2 else None,
+                    *self._system(condition, there[-1]),
                     there[-1].setting.title,
-                    len(images),
+                    len(there[-1].attacked),
                 ]
             )
         columns: list[str | Column] = ["No attack, dB", "Random noise, no defense, dB", "Does not know it, dB"]
-        columns += ["Knows it, dB", "Taken by knowing, dB", "Attack", Column("Images", 0)]
+        columns += ["Knows it, dB", "Taken by knowing, dB", *SYSTEM, "Attack", Column("Images", 0)]
         caption = (
             "The worst attacker who does not know the defense beside the worst who does, "
-            f"{self._budget()}, on the images that both attacked; beside them random noise that has the size of the "
-            f"last one's perturbation. {ENDS}"
+            f"{self._budget()}, on the images that all of them attacked; beside them random noise that has the size of "
+            f"the last one's perturbation. {GAIN} {ENDS}"
         )
         return self._table("knowledge", "Does the attacker know the defense?", caption, columns, rows)
 
@@ -83,22 +89,25 @@ class Tables:
         rows: list[Row] = []
         for condition in self.study.conditions:
             best = self.study.best(condition)
-            if best is None:
+            kept = best.worst(self.study.budget) if best else None
+            if best is None or kept is None:
                 continue
             for defense in self.study.defenses(condition):
-                worst = self.study.worst(condition, defense)
-                if worst is None or not (worst.trivial or defense == NONE):
+                target = self.study.pairs[condition, defense]
+                worst = target.worst(self.study.budget)
+                if worst is None or not (target.trivial or defense == NONE):
                     continue
-                saved = difference(best.attacked, worst.attacked)
-                clean = difference(best.clean, self.study.clean(condition, defense))
+                saved = difference(kept.attacked, worst.attacked)
+                clean = difference(best.clean(), target.clean())
                 level, knows = interval(worst.attacked), self._attacker(worst)
-                rows.append([*self._labels(condition, defense), level, knows, best.defense, saved, clean])
-        columns: list[str | Column] = ["Worst attack, dB", "Attacker", "Compared"]
+                system = self._system(condition, worst)
+                rows.append([*self._labels(condition, defense), level, *system, knows, best.defense, saved, clean])
+        columns: list[str | Column] = ["Worst attack, dB", *SYSTEM, "Attacker", "Compared"]
         columns += [Column(f"Better {when} attack, dB", signed=True) for when in ("under the worst", "without")]
         caption = (
             "What the best defense has over the trivial ones and over none, each under its own worst attack, "
             f"{self._budget()}. A gain whose interval holds 0 is none; a gain over a "
-            f"defense that nobody who knows it has attacked would be greater. {ENDS}"
+            f"defense that nobody who knows it has attacked would be greater. {GAIN} {ENDS}"
         )
         return self._table("trivial", "Trivial defenses", caption, columns, rows)
 
@@ -106,31 +115,32 @@ class Tables:
         rows: list[Row] = []
         for condition, defense in self._defended():
             row: Row = [*self._labels(condition, defense)]
+            target = self.study.pairs[condition, defense]
             for metric in ("psnr", "ssim"):
-                before = self.study.over_attacks(condition, defense, "restored", metric)
-                after = self.study.clean(condition, defense, metric)
-                row += [interval(before), interval(after), difference(before, after)]
-            rows.append([*row, len(after)])
+                levels = (interval(target.clean(metric, stage)) for stage in ("restored", "defended_clean"))
+                row += [*levels, target.clean_cost(metric)]
+            rows.append([*row, target.kmac_per_pixel, len(target.clean())])
         columns: list[str | Column] = ["Restored, dB", "Defended, dB", "Cost, dB"]
         columns += [Column(title, 3) for title in ("Restored, SSIM", "Defended, SSIM", "Cost, SSIM")]
-        caption = f"What the defense takes from images that nobody attacked. {ENDS}"
-        return self._table("clean", "Clean cost", caption, [*columns, Column("Images", 0)], rows)
+        columns += [KMAC, Column("Images", 0)]
+        caption = (
+            "What the defense takes from images that nobody attacked: of every image the mean over all answers that "
+            f"were measured. {ENDS}"
+        )
+        return self._table("clean", "Clean cost", caption, columns, rows)
 
     def spread(self) -> Table:
         rows: list[Row] = []
         for condition, defense in self._defended():
-            cells = self.study.pairs[condition, defense]
-            asked = [cell for cell in cells if number(cell.rows, "resubmission", "defended_attacked", "n")]
-            worst = self.study.worst(condition, defense)
-            if worst not in asked:
-                worst = max(asked, key=lambda cell: cell.drop, default=None)
+            worst = self._asked(self.study.pairs[condition, defense])
             if worst is None:
                 continue
             row: Row = [*self._labels(condition, defense), worst.setting.title]
-            for stage, one in (("defended_attacked", worst.attacked), ("defended_clean", worst.clean)):
-                kinds = ("mean", "std", "worst")
-                row += [fmean(one.values()), *(number(worst.rows, "resubmission", stage, kind) for kind in kinds)]
-            rows.append([*row, number(worst.rows, "resubmission", "defended_clean", "n", of=max)])
+            for stage in ("defended_attacked", "defended_clean"):
+                kinds = (number(worst.rows, "resubmission", stage, kind) for kind in ("mean", "std", "worst"))
+                row += [_mean(worst.values(stage)), *kinds]
+            times = number(worst.rows, "resubmission", "defended_clean", "n", of=max)
+            rows.append([*row, *self._system(condition, worst), times])
         columns: list[str | Column] = ["Attack"]
         for what in ("attacked", "clean"):
             columns += [f"{what.capitalize()}, one shot", "mean", "± std", f"worst of N, {what}"]
@@ -139,7 +149,14 @@ class Tables:
             "deviation, and the worst one, which an attacker who may ask again will take. The clean control is the "
             "worst of N without any attack: what luck alone does. Means over images."
         )
-        return self._table("spread", "One shot, or the worst of many", caption, [*columns, Column("N", 0)], rows)
+        columns += [*SYSTEM, Column("N", 0)]
+        return self._table("spread", "One shot, or the worst of many", caption, columns, rows)
+
+    def _asked(self, target: Target) -> Cell | None:
+        """The worst attack within the budget whose image the defense was asked about again, else any such attack."""
+        asked = [cell for cell in target.cells if number(cell.rows, "resubmission", "defended_attacked", "n")]
+        compared = [c for c in target.compared(self.study.budget) if c.setting in {cell.setting for cell in asked}]
+        return min(compared or on_shared_images(asked), key=lambda cell: cell.mean, default=None)
 
     def checks(self) -> Table:
         rows: list[Row] = []
@@ -161,9 +178,9 @@ class Tables:
 
     def convergence(self) -> Table:
         found: dict[tuple[Condition, str], dict[int, Cell]] = {}
-        for cell in self.study.convergence:
-            draws = int(number(cell.rows, "draws") or 1)
-            found.setdefault((cell.condition, cell.defense), {})[draws] = cell
+        for pair, target in self.study.pairs.items():
+            for cell in target.convergence:
+                found.setdefault(pair, {})[int(number(cell.rows, "draws") or 1)] = cell
         counts = sorted({draws for cells in found.values() for draws in cells})
         rows: list[Row] = []
         for condition, defense in filter(found.__contains__, self.study.pairs):
@@ -171,9 +188,10 @@ class Tables:
             fewest, most = min(cells), max(cells)
             levels = [_mean(cells[n].attacked) if n in cells else None for n in counts]
             gained = difference(cells[most].attacked, cells[fewest].attacked) if most > fewest else None
-            rows.append([*self._labels(condition, defense), *levels, gained, len(cells[most].attacked)])
+            system = self._system(condition, cells[most])
+            rows.append([*self._labels(condition, defense), *levels, gained, *system, len(cells[most].attacked)])
         columns: list[str | Column] = [f"{n} {'draw' if n == 1 else 'draws'}, dB" for n in counts]
-        columns += [Column("Change by more draws, dB", signed=True), Column("Images", 0)]
+        columns += [Column("Change by more draws, dB", signed=True), *SYSTEM, Column("Images", 0)]
         caption = (
             "PSNR under an attack that averages its gradient over so many draws of the defense's noise (expectation "
             f"over transformation, arXiv 1802.00420). A change well below 0 says: the attack has not converged. {ENDS}"
@@ -187,19 +205,21 @@ class Tables:
             rows.append(
                 [
                     *self._labels(condition, defense),
+                    self.study.pairs[condition, defense].kmac_per_pixel,
                     *(spent.get(key) for key in ("evaluations", "seconds", "peak_memory_mb")),
                     number(cell.rows, "seconds", "attack", of=median),
                     *(number(cell.rows, "search", kind, of=median) for kind in ("forwards", "backwards")),
                     number(cell.rows, "peak_memory_mb", of=max),
                 ]
             )
-        columns: list[str | Column] = [Column("Evaluations", 0), Column("Time, s", 3), Column("Peak memory, MB", 0)]
+        columns: list[str | Column] = [KMAC, Column("Evaluations", 0), Column("Time, s", 3)]
+        columns.append(Column("Peak memory, MB", 0))
         columns += [Column("Worst attack: time, s", 1), Column("forwards", 0), Column("backwards", 0)]
         columns.append(Column("its peak memory, MB", 0))
         caption = (
-            "For one image: network evaluations of the purifier, median time of purification and restoration, and the "
-            "peak memory of the process; then what the worst attack took, with its evaluations of the attacked model. "
-            f"Measured on {self._hardware()}."
+            "For one image: thousands of multiplications for a pixel, of purifier and restorer with all draws; network "
+            "evaluations of the purifier, median time of both, and the peak memory of the process; then what the worst "
+            f"attack took, with its evaluations of the attacked model. Measured on {self._hardware()}."
         )
         return self._table("cost", "Cost", caption, columns, rows)
 
@@ -207,8 +227,8 @@ class Tables:
         rows: list[Row] = []
         for condition, defense, cell in self._worst():
             for metric, (title, digits) in words.METRICS.items():
-                stages = ("defended_clean", "defended_attacked")
-                levels = [interval(cell.values(stage, metric)) for stage in stages]
+                clean = self.study.pairs[condition, defense].clean(metric)
+                levels = [interval(among(clean, cell.attacked)), interval(cell.values("defended_attacked", metric))]
                 if levels[1] is not None:
                     # Decimals differ from row to row, those of a column do not.
                     texts = [None if level is None else Column("", digits).text(level) for level in levels]
@@ -221,8 +241,8 @@ class Tables:
 
     def attacks(self) -> Table:
         rows: list[Row] = []
-        for (condition, defense), cells in self.study.pairs.items():
-            for cell in sorted(cells, key=lambda cell: -cell.drop):
+        for (condition, defense), target in self.study.pairs.items():
+            for cell in sorted((cell for cell in target.cells if cell.attacked), key=lambda cell: cell.mean):
                 setting, stages = cell.setting, ("noise_restored", "attacked_restored")
                 rows.append(
                     [
@@ -232,16 +252,18 @@ class Tables:
                         words.norm(setting.norm),
                         None if setting.eps is None else f"{setting.eps:g}",
                         number(cell.rows, "search", "delta_rms", of=median),
-                        _mean(cell.clean),
+                        _mean(among(target.clean(), cell.attacked)),
                         *(_mean(cell.values(stage)) for stage in stages),
                         interval(cell.attacked),
+                        *self._system(condition, cell),
                         len(cell.attacked),
                     ]
                 )
         columns: list[str | Column] = ["Attack", "Attacker", "Norm", "ε, 1/255", "δ RMS, 1/255", "No attack, dB"]
-        columns += ["Random noise, dB", "The same image undefended, dB", "Attacked, dB", Column("Images", 0)]
+        columns += ["Random noise, dB", "The same image undefended, dB", "Attacked, dB", *SYSTEM, Column("Images", 0)]
         caption = (
-            "All that was measured, what takes most first. The random noise has the attack's own magnitudes with "
+            "All that was measured, what leaves least first, each attack on all the images that it met: lines of other "
+            "images do not compare. The random noise has the attack's own magnitudes with "
             f"random signs, and meets the undefended restorer. {ENDS}"
         )
         return self._table("attacks", "Every attack", caption, columns, rows)
@@ -262,20 +284,22 @@ class Tables:
             if condition == first or (first, defense) not in self.study.pairs:
                 continue
             here, there = self.study.worst(condition, defense), self.study.worst(first, defense)
-            clean = difference(self.study.clean(condition, defense), self.study.clean(first, defense))
+            clean = difference(*(self.study.pairs[where, defense].clean() for where in (condition, first)))
             if here is None or there is None:
                 continue
             images = sorted(here.attacked.keys() & there.attacked.keys())
             levels = [interval(among(cell.attacked, images)) for cell in (there, here)]
             moved = difference(here.attacked, there.attacked)
-            rows.append([*self._labels(condition, defense), *levels, moved, clean, len(images)])
+            system = self._system(condition, here)
+            rows.append([*self._labels(condition, defense), *levels, moved, clean, *system, len(images)])
         columns: list[str | Column] = [f"Worst attack in {self.study.runs[0].name}, dB", "Worst attack here, dB"]
         columns += [Column("Change, dB", signed=True), Column("Change without attack, dB", signed=True)]
         caption = (
             f"Each run against {self.study.runs[0].name}, each under its own worst attack, {self._budget()}; all on "
             f"the images that both have attacked. {ENDS}"
         )
-        return self._table("comparison", "The runs compared", caption, [*columns, Column("Shared images", 0)], rows)
+        columns += [*SYSTEM, Column("Shared images", 0)]
+        return self._table("comparison", "The runs compared", caption, columns, rows)
 
     def _table(self, key: str, title: str, caption: str, columns: Sequence[str | Column], rows: list[Row]) -> Table:
         labels = [Column(name.capitalize()) for name in self._named()]
@@ -285,11 +309,20 @@ class Tables:
     def _labels(self, condition: Condition, defense: str) -> list[str]:
         found = condition._asdict() | {"defense": defense, "degradation": words.degradation(condition.degradation)}
         found["restorer"] = words.restorer(condition.restorer)
-        return [found[name] for name in self._named()]
+        return [str(found[name]) for name in self._named()]
+
+    def _clean(self, condition: Condition, cell: Cell) -> Interval | None:
+        """Of the images of an attack, without it."""
+        return interval(among(self.study.pairs[condition, cell.defense].clean(), cell.attacked))
+
+    def _system(self, condition: Condition, cell: Cell) -> list[Value]:
+        """What an attack is multiplied by, and what the defended restorer costs."""
+        return [cell.gain, self.study.pairs[condition, cell.defense].kmac_per_pixel]
 
     def _named(self) -> list[str]:
         """What tells rows apart; the runs stand side by side."""
-        return [name for name in ("restorer", "degradation", "defense", "run") if name in ("defense", *self._varying)]
+        names = ("restorer", "degradation", "split", "size", "defense", "run")
+        return [name for name in names if name in ("defense", *self._varying)]
 
     def _defended(self) -> Iterator[tuple[Condition, str]]:
         return ((condition, defense) for condition, defense in self.study.pairs if defense != NONE)
@@ -304,8 +337,8 @@ class Tables:
         return None if cell.defense == NONE else words.threat(cell.setting.threat)
 
     def _undefended(self, condition: Condition) -> dict[str, float]:
-        cell = self.study.worst(condition, NONE)
-        return cell.attacked if cell else {}
+        worst = self.study.worst(condition, NONE)
+        return worst.attacked if worst else {}
 
     def _budget(self) -> str:
         return words.budget(self.study.budget) if self.study.budget else "no attack"

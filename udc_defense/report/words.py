@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from udc_defense.report.study import Budget
+from udc_defense.evaluation.rows import Budget
 
 THREATS = {
     "oblivious": "does not know it",
