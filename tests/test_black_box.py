@@ -18,7 +18,9 @@ from torch import Tensor, nn
 
 from udc_defense import black_box
 from udc_defense.black_box import BlackBox, Target, find_target
-from udc_defense.checkpoints import checksum, load_restorer, resolve
+from udc_defense.checkpoints.files import checksum
+from udc_defense.checkpoints.load import load_restorer
+from udc_defense.checkpoints.resolve import resolve
 from udc_defense.errors import CheckpointError, SettingError
 from udc_defense.images import quantize, read_image, write_png
 from udc_defense.noise import seeded

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from toy_models import inside
 
 from udc_defense import attacks
-from udc_defense.checkpoints import checkpoint_sums, load_restorer
+from udc_defense.checkpoints.load import checkpoint_sums, load_restorer
 from udc_defense.defense import Defense
 from udc_defense.detection import Detector, Evading, calibrated, difference, roc, threshold
 from udc_defense.errors import SettingError

@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from udc_defense.checkpoints import embedded_names, load_purifier, load_restorer
+from udc_defense.checkpoints.files import embedded_names
+from udc_defense.checkpoints.load import load_purifier, load_restorer
 from udc_defense.device import best_device
 
 

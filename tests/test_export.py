@@ -14,7 +14,8 @@ from restorer_contract import picture, randomised
 from torch import Tensor, nn
 
 from udc_defense import cli, export
-from udc_defense.checkpoints import checksum, load_purifier, load_restorer
+from udc_defense.checkpoints.files import checksum
+from udc_defense.checkpoints.load import load_purifier, load_restorer
 from udc_defense.errors import CheckpointError, SettingError
 from udc_defense.restorers.gated_unet import GatedUNet
 from udc_defense.tiles import pad_to_multiple

@@ -20,7 +20,8 @@ from test_checkpoints import Hub, client, edit, flip, save_purifier, save_restor
 from torch import Tensor
 
 import udc_defense
-from udc_defense.checkpoints import CHECKSUMS, WEIGHTS, load_purifier, load_restorer, verify
+from udc_defense.checkpoints.files import CHECKSUMS, WEIGHTS, verify
+from udc_defense.checkpoints.load import load_purifier, load_restorer
 from udc_defense.defense import Defense
 from udc_defense.errors import CheckpointError, ImageError, SettingError
 from udc_defense.guides.frequency import Frequency

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from udc_defense.checkpoints import load_purifier, load_restorer
+from udc_defense.checkpoints.load import load_purifier, load_restorer
 from udc_defense.defense import Defense
 from udc_defense.images import quantize
 from udc_defense.noise import seeded

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from udc_defense import purification
-from udc_defense.checkpoints import EMBEDDED, checksum
+from udc_defense.checkpoints.files import EMBEDDED, checksum
 from udc_defense.errors import SettingError
 from udc_defense.noise_level import AdaptivePurifier
 from udc_defense.purification import Purification

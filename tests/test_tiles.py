@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from udc_defense.checkpoints import load_purifier, load_restorer
+from udc_defense.checkpoints.load import load_purifier, load_restorer
 from udc_defense.metrics import psnr
 from udc_defense.noise import seeded
 from udc_defense.tiles import apply_tiled

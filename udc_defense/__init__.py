@@ -14,9 +14,9 @@ if TYPE_CHECKING:  # the names of `_SOURCES` and `_MODULES`, for those who check
     from udc_defense import metrics as metrics
     from udc_defense import optics as optics
     from udc_defense import scenes as scenes
-    from udc_defense.checkpoints import load_guide as load_guide
-    from udc_defense.checkpoints import load_purifier as load_purifier
-    from udc_defense.checkpoints import load_restorer as load_restorer
+    from udc_defense.checkpoints.load import load_guide as load_guide
+    from udc_defense.checkpoints.load import load_purifier as load_purifier
+    from udc_defense.checkpoints.load import load_restorer as load_restorer
     from udc_defense.defense import Defense as Defense
     from udc_defense.images import read_image as read_image
     from udc_defense.images import write_png as write_png
@@ -30,9 +30,9 @@ _SOURCES = {
     "Defense": "udc_defense.defense",
     "UDCDefensePipeline": "udc_defense.pipeline",
     "capture": "udc_defense.imaging",
-    "load_guide": "udc_defense.checkpoints",
-    "load_purifier": "udc_defense.checkpoints",
-    "load_restorer": "udc_defense.checkpoints",
+    "load_guide": "udc_defense.checkpoints.load",
+    "load_purifier": "udc_defense.checkpoints.load",
+    "load_restorer": "udc_defense.checkpoints.load",
     "read_image": "udc_defense.images",
     "threat": "udc_defense.threats",
     "write_png": "udc_defense.images",

@@ -16,7 +16,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from udc_defense.checkpoints import IMPORTABLE, checksum, load_restorer, resolve
+from udc_defense.checkpoints.files import checksum
+from udc_defense.checkpoints.load import IMPORTABLE, load_restorer
+from udc_defense.checkpoints.resolve import resolve
 from udc_defense.errors import CheckpointError, SettingError, UDCDefenseError
 from udc_defense.images import quantize, read_image, write_file, write_png
 

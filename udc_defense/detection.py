@@ -11,17 +11,17 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from udc_defense.checkpoints import EMBEDDED
 from udc_defense.defense import Defense
 from udc_defense.errors import SettingError
 from udc_defense.noise import Generators
 
-CALIBRATION = EMBEDDED / "detector.json"
+CALIBRATION = Path(__file__).parent / "weights" / "detector.json"
 
 
 class Detector(nn.Module):

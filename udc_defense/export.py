@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from udc_defense import __version__
-from udc_defense.checkpoints import load_purifier, load_restorer, weights_sum
+from udc_defense.checkpoints.load import load_purifier, load_restorer, weights_sum
 from udc_defense.errors import CheckpointError, SettingError
 from udc_defense.images import write_file
 from udc_defense.noise import seeded

@@ -13,20 +13,20 @@ from bisect import bisect_left
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from udc_defense.checkpoints import EMBEDDED
 from udc_defense.detection import Detector
 from udc_defense.errors import SettingError
 from udc_defense.frechet import frechet_distance, kernel_distance
 from udc_defense.hooks import submodule, watch
 from udc_defense.noise import Generators, seeded, split
 
-CALIBRATION = EMBEDDED / "noise_level.json"
+CALIBRATION = Path(__file__).parent / "weights" / "noise_level.json"
 Distance = Literal["frechet", "kid"]
 
 

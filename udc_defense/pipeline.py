@@ -22,7 +22,9 @@ from PIL import Image
 from safetensors import safe_open
 from torch import Tensor
 
-from udc_defense.checkpoints import embedded_names, load_restorer, resolve, training_facts, write_checksums
+from udc_defense.checkpoints.files import embedded_names, training_facts, write_checksums
+from udc_defense.checkpoints.load import load_restorer
+from udc_defense.checkpoints.resolve import resolve
 from udc_defense.errors import CheckpointError, ImageError, SettingError, UDCDefenseError
 from udc_defense.images import read_image, to_pil
 from udc_defense.noise import Generators

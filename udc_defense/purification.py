@@ -8,7 +8,9 @@ from typing import Any
 
 from torch import nn
 
-from udc_defense.checkpoints import checksum, load_purifier, load_restorer, resolve
+from udc_defense.checkpoints.files import checksum
+from udc_defense.checkpoints.load import load_purifier, load_restorer
+from udc_defense.checkpoints.resolve import resolve
 from udc_defense.defense import Defense
 from udc_defense.detection import Detector
 from udc_defense.errors import SettingError

@@ -8,7 +8,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
-from udc_defense import checkpoints
+from udc_defense.checkpoints.resolve import resolve
 from udc_defense.errors import CheckpointError
 
 FILE = "model.safetensors"
@@ -56,7 +56,7 @@ def load_vgg(source: str, kind: str, blocks: Sequence[tuple[int, int]], taps: Se
     Raises:
         CheckpointError: the weights cannot be had, or are not what they should be.
     """
-    path = checkpoints.resolve(source, kind) / FILE
+    path = resolve(source, kind) / FILE
     if not path.is_file():
         raise CheckpointError(f"{source}: has no {FILE}.")
     with torch.device("meta"):  # no values until they are read: a missing one could not pass for a random one

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from udc_defense.certification.denoised import Denoised
 from udc_defense.certification.noise import Gaussian
-from udc_defense.checkpoints import load_purifier
+from udc_defense.checkpoints.load import load_purifier
 from udc_defense.diffusion import Diffusion
 from udc_defense.errors import SettingError
 from udc_defense.metrics import psnr

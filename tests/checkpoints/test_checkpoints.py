@@ -16,22 +16,20 @@ from diffusers import DDPMPipeline, DDPMScheduler, UNet2DModel
 from loopback_hub import Hub
 from torch import Tensor, nn
 
-from udc_defense.checkpoints import (
+from udc_defense.checkpoints.files import (
     CHECKSUMS,
     EMBEDDED,
     PUSHED,
     WEIGHTS,
     checksum,
     embedded_names,
-    load_guide,
-    load_purifier,
-    load_restorer,
     record_push,
-    resolve,
     source_of,
     verify,
     write_checksums,
 )
+from udc_defense.checkpoints.load import load_guide, load_purifier, load_restorer
+from udc_defense.checkpoints.resolve import resolve
 from udc_defense.errors import CheckpointError, SettingError
 from udc_defense.noise import seeded
 from udc_defense.restorers.gated_unet import GatedUNet
@@ -390,16 +388,18 @@ def hub(tmp_path: Path) -> Iterator[Hub]:
 # `resolve` needs no torch; loaded weights are told apart by a sum over them.
 CLIENT = """
 import json, sys
-from udc_defense import checkpoints
+from udc_defense.checkpoints.resolve import resolve
+from udc_defense.errors import CheckpointError
 for call in sys.argv[1:]:
     function, _, source = call.partition(":")
     try:
         if function.startswith("load_"):
-            module = getattr(checkpoints, function)(*[source] * bool(source))
+            from udc_defense.checkpoints import load
+            module = getattr(load, function)(*[source] * bool(source))
             answer = [type(module).__name__, sum(float(p.double().abs().sum()) for p in module.parameters())]
         else:
-            answer = str(checkpoints.resolve(source, function))
-    except checkpoints.CheckpointError as error:
+            answer = str(resolve(source, function))
+    except CheckpointError as error:
         answer = f"error {error}"
     print(json.dumps(answer))
 """

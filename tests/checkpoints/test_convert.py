@@ -18,9 +18,11 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from zoo_fixture import reference
 
-from udc_defense import cli, convert
-from udc_defense.checkpoints import WEIGHTS, load_restorer
-from udc_defense.convert import CONTAINERS, LAYOUTS, PREFIXES
+from udc_defense import cli
+from udc_defense.checkpoints import convert
+from udc_defense.checkpoints.convert import CONTAINERS, LAYOUTS, PREFIXES
+from udc_defense.checkpoints.files import WEIGHTS
+from udc_defense.checkpoints.load import load_restorer
 from udc_defense.errors import CheckpointError, SettingError
 from udc_defense.restorers import RESTORERS, Restorer
 from udc_defense.restorers.discnet import PSF_CODE

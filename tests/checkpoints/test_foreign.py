@@ -14,9 +14,9 @@ from PIL import Image
 from torch import Tensor, nn
 
 from udc_defense import cli
-from udc_defense.checkpoints import checkpoint_sums, load_restorer, weights_sum
+from udc_defense.checkpoints.foreign import imported_sum
+from udc_defense.checkpoints.load import checkpoint_sums, load_restorer, weights_sum
 from udc_defense.errors import CheckpointError
-from udc_defense.foreign import imported_sum
 
 
 class Scale(nn.Module):

@@ -15,7 +15,8 @@ import test_checkpoints
 from loopback_hub import NOBODY, WEIGHTS, Done, Fault, Hub, start
 from test_checkpoints import CLIENT, edit, flip, save_purifier, save_restorer, total
 
-from udc_defense.checkpoints import CHECKSUMS, PUSHED, load_purifier, load_restorer, source_of, write_checksums
+from udc_defense.checkpoints.files import CHECKSUMS, PUSHED, source_of, write_checksums
+from udc_defense.checkpoints.load import load_purifier, load_restorer
 
 hub = test_checkpoints.hub
 
@@ -315,7 +316,7 @@ def test_a_disk_that_is_full(hub: Hub, cache: Path) -> None:
 PUSH = """
 import json, sys
 from udc_defense.errors import CheckpointError
-from udc_defense.hub import push
+from udc_defense.checkpoints.hub import push
 for call in sys.argv[1:]:
     folder, repo, options = json.loads(call)
     try:

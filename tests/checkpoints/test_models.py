@@ -11,8 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from udc_defense import checkpoints, cli, models
-from udc_defense.checkpoints import EMBEDDED, WEIGHTS, load_guide, load_purifier, load_restorer
+from udc_defense import cli
+from udc_defense.checkpoints import models
+from udc_defense.checkpoints.files import EMBEDDED, WEIGHTS, write_checksums
+from udc_defense.checkpoints.load import load_guide, load_purifier, load_restorer
 from udc_defense.errors import CheckpointError
 from udc_defense.guides.encoder import GuideEncoder
 from udc_defense.restorers.gated_unet import GatedUNet
@@ -26,8 +28,7 @@ def embedded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A copy of the embedded checkpoints that may be spoilt."""
     folder = tmp_path / "weights"
     shutil.copytree(EMBEDDED, folder)
-    monkeypatch.setattr(checkpoints, "EMBEDDED", folder)
-    monkeypatch.setattr(models, "EMBEDDED", folder)
+    monkeypatch.setattr("udc_defense.checkpoints.files.EMBEDDED", folder)
     return folder
 
 
@@ -36,7 +37,7 @@ def small(tmp_path: Path) -> Path:
     """A small restorer in a folder."""
     folder = tmp_path / "small"
     GatedUNet(widths=(4, 8), blocks=(1, 1)).save_pretrained(folder)
-    checkpoints.write_checksums(folder)
+    write_checksums(folder)
     return folder
 
 

@@ -17,8 +17,8 @@ from demo_server import wait_for
 from loopback_hub import WEIGHTS, Hub
 from test_browser import _run_quickly
 
-from udc_defense.checkpoints import embedded_names
-from udc_defense.models import KINDS
+from udc_defense.checkpoints.files import embedded_names
+from udc_defense.checkpoints.models import KINDS
 
 ROOT = Path(__file__).parents[2]
 CHECKPOINTS = [f"{kind}/{name}" for kind in KINDS for name in embedded_names(kind)]

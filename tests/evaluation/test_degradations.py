@@ -8,7 +8,7 @@ import torch
 from scipy.ndimage import gaussian_filter
 from toy_models import anywhere, inside
 
-from udc_defense.checkpoints import load_restorer
+from udc_defense.checkpoints.load import load_restorer
 from udc_defense.evaluation.degradations import (
     BLUR,
     BLUR_NOISE,

@@ -10,7 +10,7 @@ import pytest
 import torch
 from toy_models import inside
 
-from udc_defense.checkpoints import EMBEDDED
+from udc_defense.checkpoints.files import EMBEDDED
 from udc_defense.cli import main
 from udc_defense.evaluation import panels
 from udc_defense.evaluation.generalisation import CONDITIONS, Condition, table, verdict

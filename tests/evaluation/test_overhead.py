@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from udc_defense.checkpoints import load_purifier
+from udc_defense.checkpoints.load import load_purifier
 from udc_defense.defense import Defense
 from udc_defense.evaluation.overhead import overhead, peak_mb, reset_peak
 

@@ -17,7 +17,8 @@ import torch
 from diffusers import DDPMPipeline, DDPMScheduler, UNet2DModel
 from torch import Tensor
 
-from udc_defense.checkpoints import checkpoint_sums, load_purifier, load_restorer, write_checksums
+from udc_defense.checkpoints.files import write_checksums
+from udc_defense.checkpoints.load import checkpoint_sums, load_purifier, load_restorer
 from udc_defense.defense import Defense
 from udc_defense.errors import SceneError, SettingError
 from udc_defense.evaluation import runner

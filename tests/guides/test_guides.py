@@ -31,7 +31,8 @@ from test_purifiers import (
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from udc_defense.checkpoints import CHECKSUMS, WEIGHTS, load_guide, load_purifier, write_checksums
+from udc_defense.checkpoints.files import CHECKSUMS, WEIGHTS, write_checksums
+from udc_defense.checkpoints.load import load_guide, load_purifier
 from udc_defense.defense import Defense
 from udc_defense.errors import CheckpointError, SettingError
 from udc_defense.guides import GUIDES, Guide, guide_of
@@ -581,7 +582,7 @@ class TestEncoder:
         assert 3 * share < operations(lambda: purifier.network(image, 0))
 
     def test_the_name_loads_the_embedded_one(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr("udc_defense.checkpoints.EMBEDDED", folder.parent.parent)
+        monkeypatch.setattr("udc_defense.checkpoints.files.EMBEDDED", folder.parent.parent)
         image, options = picture(1, 3, 9, 7, dtype=torch.float32), {"noise_level": 5, "guidance": 1.0}
         named, given = (
             DiffusionPurifier(unet(torch.float32), SCHEDULER, guide=guide, **options)
@@ -592,7 +593,7 @@ class TestEncoder:
             assert parameter.dtype == torch.float32 and not parameter.requires_grad
 
     def test_without_an_embedded_one_the_name_says_so(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr("udc_defense.checkpoints.EMBEDDED", tmp_path)
+        monkeypatch.setattr("udc_defense.checkpoints.files.EMBEDDED", tmp_path)
         with pytest.raises(CheckpointError, match=r"^default: neither an embedded guide \(none\), nor a folder, .*\.$"):
             DiffusionPurifier(unet(torch.float32), SCHEDULER, guide="feature", guidance=1.0)
 

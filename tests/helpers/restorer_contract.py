@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from udc_defense.checkpoints import load_restorer
+from udc_defense.checkpoints.load import load_restorer
 from udc_defense.noise import seeded
 from udc_defense.restorers import Restorer
 

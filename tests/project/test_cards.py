@@ -20,10 +20,10 @@ from huggingface_hub import ModelCard
 from safetensors.numpy import load_file, save_file
 from test_finetuning_suite import results as finetuned_results
 
-from udc_defense.checkpoints import EMBEDDED, WEIGHTS, embedded_names
+from udc_defense.checkpoints.files import EMBEDDED, WEIGHTS, embedded_names
+from udc_defense.checkpoints.models import KINDS
 from udc_defense.evaluation import cards, finetuning_suite, generalisation
 from udc_defense.evaluation.runner import Results
-from udc_defense.models import KINDS
 from udc_defense.optics import PANELS
 
 ROOT = Path(__file__).parents[2]

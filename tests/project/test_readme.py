@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from udc_defense.checkpoints import EMBEDDED, checksum, embedded_names
+from udc_defense.checkpoints.files import EMBEDDED, checksum, embedded_names
 from udc_defense.evaluation import finetuning_suite, generalisation, publish
 from udc_defense.evaluation.architecture_suite import NETWORKS
 from udc_defense.evaluation.entry import rows_of

@@ -16,8 +16,9 @@ from safetensors import safe_open
 from torch import nn
 
 from udc_defense import cli
-from udc_defense.checkpoints import WEIGHTS, load_restorer
-from udc_defense.convert import convert
+from udc_defense.checkpoints.convert import convert
+from udc_defense.checkpoints.files import WEIGHTS
+from udc_defense.checkpoints.load import load_restorer
 from udc_defense.errors import CheckpointError, SettingError
 from udc_defense.restorers import Restorer
 from udc_defense.restorers.spandrel import SpandrelRestorer, recognised

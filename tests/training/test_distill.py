@@ -21,7 +21,8 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from udc_defense.black_box import Target
-from udc_defense.checkpoints import WEIGHTS, load_restorer
+from udc_defense.checkpoints.files import WEIGHTS
+from udc_defense.checkpoints.load import load_restorer
 from udc_defense.cli import main
 from udc_defense.errors import SceneError, SettingError
 from udc_defense.evaluation import digits, ducd

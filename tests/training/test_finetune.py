@@ -24,9 +24,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from toy_models import Gain, inside
 
-from udc_defense import checkpoints, cli
+from udc_defense import cli
 from udc_defense.attacks.objectives import mse
-from udc_defense.checkpoints import WEIGHTS, checksum, load_restorer
+from udc_defense.checkpoints.files import WEIGHTS, checksum
+from udc_defense.checkpoints.load import load_restorer
 from udc_defense.errors import CheckpointError, SettingError
 from udc_defense.images import write_png
 from udc_defense.noise import Generators, seeded
@@ -302,7 +303,7 @@ class TestPerceptual:
         assert torch.allclose(weighted, plain + 0.5 * expected.mean(), rtol=1e-4)
 
     def test_the_weights_come_from_the_hub(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(checkpoints, "resolve", lambda source, kind: tmp_path)
+        monkeypatch.setattr("udc_defense.vgg.resolve", lambda source, kind: tmp_path)
         with pytest.raises(CheckpointError, match=rf"has no {FILE}\.$"):
             vgg19()
         save_file(state() | {"head.fc.weight": torch.zeros(2)}, tmp_path / FILE)
@@ -315,11 +316,11 @@ class TestPerceptual:
         def away(source: str, kind: str) -> Path:
             raise CheckpointError("the Hub cannot be reached.")
 
-        monkeypatch.setattr(checkpoints, "resolve", away)
+        monkeypatch.setattr("udc_defense.vgg.resolve", away)
         assert find_backbone(recipe("noisy"), tmp_path) == (None, "the Hub cannot be reached.")
         assert find_backbone(recipe("noisy", perceptual=0), tmp_path) == (None, "its weight is 0.")
         save_file(state(), tmp_path / FILE)
-        monkeypatch.setattr(checkpoints, "resolve", lambda source, kind: tmp_path)
+        monkeypatch.setattr("udc_defense.vgg.resolve", lambda source, kind: tmp_path)
         assert find_backbone(recipe("noisy"), tmp_path)[0] is not None
         (tmp_path / RECIPE).write_text('{"backbone": null}')
         assert find_backbone(recipe("noisy"), tmp_path) == (None, "the run began without it.")
@@ -508,7 +509,7 @@ class TestCommandLine:
             assert load_restorer(folder)
             return f"{repo} got {folder.name}"
 
-        monkeypatch.setattr("udc_defense.hub.push", push)
+        monkeypatch.setattr("udc_defense.checkpoints.hub.push", push)
         monkeypatch.setattr("udc_defense.training.finetune.vgg19", lambda: _raise(CheckpointError("no backbone.")))
         out = tmp_path / "run"
         command = ["finetune", str(restorer), *pairs, "--recipe", "purified", "--out", str(out), "--steps", "2"]

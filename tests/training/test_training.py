@@ -22,7 +22,8 @@ from safetensors.torch import load_file
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from udc_defense.checkpoints import WEIGHTS, load_purifier, load_restorer
+from udc_defense.checkpoints.files import WEIGHTS
+from udc_defense.checkpoints.load import load_purifier, load_restorer
 from udc_defense.errors import SceneError, SettingError
 from udc_defense.images import write_png
 from udc_defense.noise import seeded

@@ -13,7 +13,8 @@ from safetensors.torch import load_file
 from test_training import Drawn, same, settings
 from torch import Tensor
 
-from udc_defense.checkpoints import WEIGHTS, load_guide
+from udc_defense.checkpoints.files import WEIGHTS
+from udc_defense.checkpoints.load import load_guide
 from udc_defense.errors import SettingError
 from udc_defense.guides.encoder import GuideEncoder
 from udc_defense.noise import seeded, split

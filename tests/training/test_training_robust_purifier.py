@@ -11,7 +11,9 @@ from diffusers import DiffusionPipeline
 from test_training import Drawn, settings
 from torch import Tensor
 
-from udc_defense.checkpoints import checksum, load_purifier, resolve
+from udc_defense.checkpoints.files import checksum
+from udc_defense.checkpoints.load import load_purifier
+from udc_defense.checkpoints.resolve import resolve
 from udc_defense.noise import seeded, split
 from udc_defense.training import robust_purifier
 from udc_defense.training.robust_purifier import EPS, train_robust_purifier

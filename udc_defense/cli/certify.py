@@ -85,7 +85,7 @@ def _certification(options: argparse.Namespace) -> int:
 
 def _certify(options: argparse.Namespace) -> int:
     """Photo by photo; report.json is rewritten after each, and the samples of a killed run are kept."""
-    from udc_defense.checkpoints import checkpoint_sums, load_restorer
+    from udc_defense.checkpoints.load import checkpoint_sums, load_restorer
     from udc_defense.defense import Defense
     from udc_defense.photo import stages
     from udc_defense.photo.settings import Settings
@@ -138,7 +138,7 @@ def _settings(options: argparse.Namespace) -> Certification:
 def _smoothable(restorer: nn.Module, options: argparse.Namespace) -> nn.Module:
     """The restorer, or it behind a denoiser of the noise."""
     from udc_defense.certification.denoised import Denoised
-    from udc_defense.checkpoints import load_purifier
+    from udc_defense.checkpoints.load import load_purifier
     from udc_defense.precision import InBfloat16
 
     model = restorer

@@ -13,7 +13,7 @@ from udc_defense.cli.common import json_setting, say
 from udc_defense.cli.flags import command
 
 if TYPE_CHECKING:
-    from udc_defense.models import Model
+    from udc_defense.checkpoints.models import Model
 
 LONGEST = 300  # characters of a value that is shown
 
@@ -54,7 +54,7 @@ def add(commands: Any) -> None:
 
 
 def _list(options: argparse.Namespace) -> int:
-    from udc_defense.models import list_models
+    from udc_defense.checkpoints.models import list_models
 
     models = list_models()
     if options.json:
@@ -65,7 +65,7 @@ def _list(options: argparse.Namespace) -> int:
 
 
 def _show(options: argparse.Namespace) -> int:
-    from udc_defense.models import show_models
+    from udc_defense.checkpoints.models import show_models
 
     for index, details in enumerate(show_models(options.name)):
         sections = {
@@ -78,7 +78,7 @@ def _show(options: argparse.Namespace) -> int:
 
 
 def _verify(options: argparse.Namespace) -> int:
-    from udc_defense.models import verify_models
+    from udc_defense.checkpoints.models import verify_models
 
     status = 0
     for verdict in verify_models(options.names):
@@ -91,7 +91,7 @@ def _verify(options: argparse.Namespace) -> int:
 
 
 def _convert(options: argparse.Namespace) -> int:
-    from udc_defense.convert import convert
+    from udc_defense.checkpoints.convert import convert
 
     settings = dict(json_setting(text) for text in options.option)
     done = convert(options.source, options.out, options.arch, settings)
@@ -105,8 +105,8 @@ def _convert(options: argparse.Namespace) -> int:
 
 
 def _push(options: argparse.Namespace) -> int:
-    from udc_defense.hub import push
-    from udc_defense.models import intact_checkpoint
+    from udc_defense.checkpoints.hub import push
+    from udc_defense.checkpoints.models import intact_checkpoint
 
     folder, card = intact_checkpoint(options.name)
     commit = push(

@@ -93,7 +93,7 @@ def _run_recipe(parser: argparse.ArgumentParser, options: argparse.Namespace) ->
     """What the demo did, again: its photo gives the same pixels on the same device."""
     import torch
 
-    from udc_defense.checkpoints import load_restorer, weights_sum
+    from udc_defense.checkpoints.load import load_restorer, weights_sum
     from udc_defense.defense import Defense
     from udc_defense.photo.recipe import photo_sum, read_recipe
 
@@ -134,7 +134,7 @@ def _run_recipe(parser: argparse.ArgumentParser, options: argparse.Namespace) ->
 def _new_report(settings: Settings, purification: Purification | None, captured: bool, restorer: str) -> dict[str, Any]:
     """report.json before the first photo."""
     from udc_defense import detection
-    from udc_defense.checkpoints import checkpoint_sums
+    from udc_defense.checkpoints.load import checkpoint_sums
     from udc_defense.provenance import versions
 
     purifier = purification.facts() if purification else None
@@ -218,7 +218,7 @@ def _purify(options: argparse.Namespace) -> int:
 def _restore(options: argparse.Namespace) -> int:
     import torch
 
-    from udc_defense.checkpoints import load_restorer
+    from udc_defense.checkpoints.load import load_restorer
 
     restorer = load_restorer(options.restorer)
 
@@ -242,7 +242,7 @@ def _one_stage(options: argparse.Namespace, change: Callable[[Tensor, str], Tens
 
 
 def _defense(options: argparse.Namespace) -> Defense:
-    from udc_defense.checkpoints import load_restorer
+    from udc_defense.checkpoints.load import load_restorer
     from udc_defense.defense import Defense
 
     purification = _purification(options)

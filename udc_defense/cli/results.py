@@ -134,7 +134,7 @@ def _cost(options: argparse.Namespace) -> int:
 
 def _generalisation(options: argparse.Namespace) -> int:
     """What restorers make of other optics, less light and other exposures."""
-    from udc_defense.checkpoints import embedded_names
+    from udc_defense.checkpoints.files import embedded_names
     from udc_defense.evaluation.generalisation import Generalisation
 
     names = options.restorer or embedded_names("restorer")

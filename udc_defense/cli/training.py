@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from udc_defense.checkpoints import HUB_ID
+from udc_defense.checkpoints.resolve import HUB_ID
 from udc_defense.cli.common import json_setting, name_and_value, say
 from udc_defense.cli.flags import add_pairs, command
 from udc_defense.errors import SettingError
@@ -221,7 +221,8 @@ def _write_samples(folder: Path) -> Path:
 
 def _purifier(options: argparse.Namespace, recipe: Recipe) -> tuple[nn.Module | None, dict[str, Any] | None]:
     """What a recipe purifies with, and its settings with the sha256 of its weights; the recipe has the levels."""
-    from udc_defense.checkpoints import checksum, resolve
+    from udc_defense.checkpoints.files import checksum
+    from udc_defense.checkpoints.resolve import resolve
     from udc_defense.purification import Purification
 
     if not recipe.purifies:
@@ -255,7 +256,7 @@ def _drain(steps: Iterator[Progress], total: int) -> None:
 def _finished(options: argparse.Namespace, folder: Path) -> int:
     _say(f"{folder}: trained, {options.steps} steps.")
     if options.push_to_hub and _is_main():
-        from udc_defense.hub import push
+        from udc_defense.checkpoints.hub import push
 
         _say(f"{options.push_to_hub}@{push(folder, options.push_to_hub)}")
     return 0

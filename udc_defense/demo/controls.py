@@ -8,7 +8,7 @@ from typing import Any
 
 import gradio as gr
 
-from udc_defense.checkpoints import embedded_names
+from udc_defense.checkpoints.files import embedded_names
 from udc_defense.demo import presets, view
 from udc_defense.demo.choices import DEFENSES, step_limits, takes
 from udc_defense.demo.engine import seconds

@@ -10,14 +10,15 @@ from typing import Any
 import torch
 from torch import nn
 
-from udc_defense.checkpoints import embedded_names, load_restorer, weights_sum
+from udc_defense.checkpoints.files import embedded_names
+from udc_defense.checkpoints.load import load_restorer, weights_sum
+from udc_defense.checkpoints.models import show_models
 from udc_defense.defense import Defense
 from udc_defense.demo.choices import Choices
 from udc_defense.demo.presets import choose
 from udc_defense.detection import calibrated
 from udc_defense.device import best_device
 from udc_defense.errors import CheckpointError
-from udc_defense.models import show_models
 from udc_defense.purification import Purification
 from udc_defense.restorers.base import Restorer
 from udc_defense.scenes import CROP_SIZE

@@ -15,7 +15,8 @@ from typing import Any
 
 from huggingface_hub import EvalResult, ModelCardData
 
-from udc_defense.checkpoints import EMBEDDED
+from udc_defense.checkpoints.files import EMBEDDED
+from udc_defense.checkpoints.models import show_models
 from udc_defense.evaluation import (
     architecture_suite,
     evaluation_tables,
@@ -27,7 +28,6 @@ from udc_defense.evaluation import (
 from udc_defense.evaluation.card_texts import CARD, COMPARED, EVALUATED, FINETUNED, OTHERS, TEXTS
 from udc_defense.evaluation.entry import rows_of
 from udc_defense.evaluation.runner import CENTRE, Results
-from udc_defense.models import show_models
 from udc_defense.optics import PANELS
 from udc_defense.purification import DEFAULT, DIFFUSION, Purification
 from udc_defense.registry import first_line

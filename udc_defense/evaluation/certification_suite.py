@@ -22,7 +22,7 @@ from udc_defense.certification.certify import Certificate, Certification, bare_o
 from udc_defense.certification.denoised import Denoised
 from udc_defense.certification.noise import FAMILIES, Budget, Gaussian, Noise, noise_of
 from udc_defense.certification.selection import Candidate, best
-from udc_defense.checkpoints import checkpoint_sums, load_purifier, load_restorer
+from udc_defense.checkpoints.load import checkpoint_sums, load_purifier, load_restorer
 from udc_defense.evaluation.rows import append, read_parts
 from udc_defense.evaluation.runner import CENTRE, computed
 from udc_defense.photo.settings import Settings

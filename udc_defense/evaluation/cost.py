@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 
-from udc_defense.checkpoints import checkpoint_sums, load_purifier
+from udc_defense.checkpoints.load import checkpoint_sums, load_purifier
 from udc_defense.evaluation.purifier_suite import REPORTED
 from udc_defense.noise import seeded
 from udc_defense.provenance import hardware, versions

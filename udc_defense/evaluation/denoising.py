@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from udc_defense.checkpoints import checkpoint_sums, load_purifier
+from udc_defense.checkpoints.load import checkpoint_sums, load_purifier
 from udc_defense.metrics import psnr
 from udc_defense.noise import normal, seeded
 from udc_defense.photo.settings import Settings

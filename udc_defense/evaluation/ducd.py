@@ -18,7 +18,8 @@ from torch import Tensor, nn
 from udc_defense.certification.median import smooth_median
 from udc_defense.certification.noise import Gaussian
 from udc_defense.certification.sampling import drawn
-from udc_defense.checkpoints import checkpoint_sums, checksum, load_restorer, training_facts
+from udc_defense.checkpoints.files import checksum, training_facts
+from udc_defense.checkpoints.load import checkpoint_sums, load_restorer
 from udc_defense.evaluation import digits
 from udc_defense.evaluation.membership import infer_membership
 from udc_defense.evaluation.runner import CENTRE

@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 
-from udc_defense.checkpoints import weights_sum
+from udc_defense.checkpoints.load import weights_sum
 from udc_defense.defense import Defense
 from udc_defense.errors import SettingError, UDCDefenseError
 from udc_defense.evaluation.examples import write_examples

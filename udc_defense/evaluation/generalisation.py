@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from udc_defense.checkpoints import checkpoint_sums, load_restorer
+from udc_defense.checkpoints.load import checkpoint_sums, load_restorer
 from udc_defense.images import quantize
 from udc_defense.imaging import MAX_RADIANCE, capture
 from udc_defense.metrics import psnr

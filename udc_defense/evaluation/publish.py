@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from udc_defense import detection, noise_level
-from udc_defense.checkpoints import EMBEDDED, embedded_names
+from udc_defense.checkpoints.files import EMBEDDED, embedded_names
+from udc_defense.checkpoints.models import KINDS, show_models
 from udc_defense.evaluation import (
     architecture_suite,
     attack_tables,
@@ -32,7 +33,6 @@ from udc_defense.evaluation import (
     spine,
 )
 from udc_defense.evaluation.runner import Results, read_results
-from udc_defense.models import KINDS, show_models
 from udc_defense.optics import PANELS
 
 ROOT = Path(__file__).parents[2]

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from udc_defense.checkpoints import checkpoint_sums, load_restorer
+from udc_defense.checkpoints.load import checkpoint_sums, load_restorer
 from udc_defense.defense import Defense
 from udc_defense.evaluation.attack_suite import LAYER
 from udc_defense.evaluation.runner import CENTRE, Cell, Job, prepared

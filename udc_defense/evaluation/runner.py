@@ -24,7 +24,7 @@ import torch
 from torch import Tensor, nn
 
 from udc_defense.attacks.universal import perturbation
-from udc_defense.checkpoints import load_restorer, weights_sum
+from udc_defense.checkpoints.load import load_restorer, weights_sum
 from udc_defense.defense import Defense
 from udc_defense.errors import SceneError, UDCDefenseError
 from udc_defense.evaluation import overhead

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from udc_defense.checkpoints import load_guide
+from udc_defense.checkpoints.load import load_guide
 from udc_defense.guides.base import Guide, register
 
 

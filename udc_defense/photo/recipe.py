@@ -16,7 +16,8 @@ from typing import Any
 import torch.nn.functional as F
 from torch import Tensor
 
-from udc_defense.checkpoints import HUB_ID, embedded_names
+from udc_defense.checkpoints.files import embedded_names
+from udc_defense.checkpoints.resolve import HUB_ID
 from udc_defense.errors import CheckpointError, SettingError, UDCDefenseError
 from udc_defense.images import read_image
 from udc_defense.photo.settings import Settings

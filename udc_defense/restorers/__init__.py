@@ -3,7 +3,9 @@
 from udc_defense.registry import Registry
 from udc_defense.restorers.base import Restorer
 
-RESTORERS: Registry[type[Restorer]] = Registry("udc_defense.restorers", "restorer", helpers=("base", "lipschitz_layers"))
+RESTORERS: Registry[type[Restorer]] = Registry(
+    "udc_defense.restorers", "restorer", helpers=("base", "lipschitz_layers")
+)
 register = RESTORERS.register
 
 

@@ -13,7 +13,9 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from udc_defense.black_box import state_once
-from udc_defense.checkpoints import checksum, load_restorer, resolve
+from udc_defense.checkpoints.files import checksum
+from udc_defense.checkpoints.load import load_restorer
+from udc_defense.checkpoints.resolve import resolve
 from udc_defense.errors import CheckpointError, SettingError
 from udc_defense.training.data import Augmented
 from udc_defense.training.loop import Progress, TrainingSettings, train

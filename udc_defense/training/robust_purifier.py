@@ -18,7 +18,9 @@ from diffusers import DDPMPipeline
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from udc_defense.checkpoints import checksum, load_purifier, load_restorer, resolve
+from udc_defense.checkpoints.files import checksum
+from udc_defense.checkpoints.load import load_purifier, load_restorer
+from udc_defense.checkpoints.resolve import resolve
 from udc_defense.noise import normal, uniform
 from udc_defense.training.loop import Progress, TrainingSettings, bare, train
 from udc_defense.training.purifier import new_scheduler

@@ -12,21 +12,19 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from udc_defense.checkpoints import (
+from udc_defense.checkpoints.files import (
     CHECKSUMS,
-    EMBEDDED,
-    HUB_ID,
-    HUB_OWNER,
     WEIGHTS,
-    _read_json,
     checksum,
+    embedded_folder,
     embedded_names,
     faults,
     hub_files,
-    resolve,
+    read_json,
     source_of,
     training_facts,
 )
+from udc_defense.checkpoints.resolve import HUB_ID, HUB_OWNER, resolve
 from udc_defense.errors import CheckpointError
 
 KINDS = ("restorer", "purifier", "guide")
@@ -147,13 +145,13 @@ def intact_checkpoint(source: str) -> tuple[Path, Path | None]:
 
 def _card(place: _Place) -> Path | None:
     """In a checkout the cards lie beside the package, in a wheel inside it."""
-    package = Path(__file__).parent
+    package = Path(__file__).parents[1]
     cards = [folder / "weights_card" / f"{place.kind}-{place.name}.md" for folder in (package, package.parent)]
     return next((card for card in cards if place.kind and card.is_file()), None)
 
 
 def _embedded() -> list[_Place]:
-    return [_Place(name, EMBEDDED / kind / name, kind) for kind in KINDS for name in embedded_names(kind)]
+    return [_Place(name, embedded_folder(name, kind), kind) for kind in KINDS for name in embedded_names(kind)]
 
 
 def _moved(place: _Place) -> _Place:
@@ -181,10 +179,10 @@ def _find(source: str) -> list[_Place]:
 def _details(place: _Place) -> Details:
     folder = place.folder
     network = folder / "unet" if (folder / "unet").is_dir() else folder
-    config, training = _read_json(network / "config.json"), training_facts(folder)
+    config, training = read_json(network / "config.json"), training_facts(folder)
     architecture = str(config.get("_class_name"))
     if network != folder:
-        scheduler = _read_json(folder / "scheduler" / "scheduler_config.json")
+        scheduler = read_json(folder / "scheduler" / "scheduler_config.json")
         config |= {f"scheduler.{key}": value for key, value in scheduler.items() if not key.startswith("_")}
     weights = network / WEIGHTS
     parameters, metadata = _header(weights, place.label)
@@ -241,7 +239,7 @@ def _verified(place: _Place) -> Verdict:
     if not (folder / CHECKSUMS).is_file():
         return Verdict(label, problems=(f"{label}: has no {CHECKSUMS} to compare its files with.",))
     try:
-        found, listed = faults(folder, label), _read_json(folder / CHECKSUMS)
+        found, listed = faults(folder, label), read_json(folder / CHECKSUMS)
     except CheckpointError as error:
         return Verdict(label, problems=(str(error),))
     found |= {name: f"is not listed in its {CHECKSUMS}" for name in hub_files(folder) if name not in listed}

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from udc_defense.checkpoints import WEIGHTS, write_checksums
+from udc_defense.checkpoints.files import WEIGHTS, write_checksums
 from udc_defense.errors import CheckpointError, SettingError
 
 if TYPE_CHECKING:

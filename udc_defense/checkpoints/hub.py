@@ -36,7 +36,7 @@ from huggingface_hub.errors import (
     RevisionNotFoundError,
 )
 
-from udc_defense.checkpoints import (
+from udc_defense.checkpoints.files import (
     CHECKSUMS,
     HUB_FILES,
     PUSHED,

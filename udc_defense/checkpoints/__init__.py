@@ -1,0 +1,1 @@
+"""Checkpoints: files, verified; names, resolved; networks, loaded. `files` -> `hub` -> `resolve` -> `load`."""

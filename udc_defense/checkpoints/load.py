@@ -1,0 +1,143 @@
+"""Names -> networks, loaded: the one place where weights are read."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from udc_defense.checkpoints.files import WEIGHTS, checksum, read_json, training_facts
+from udc_defense.checkpoints.resolve import resolve
+from udc_defense.errors import CheckpointError
+
+if TYPE_CHECKING:
+    from udc_defense.guides.feature import Feature
+    from udc_defense.purifiers.diffusion import DiffusionPurifier
+    from udc_defense.restorers.base import Restorer
+
+IMPORTABLE = re.compile(r"[^\W\d][\w.]*:[^\W\d][\w.]*")
+
+
+def load_restorer(source: str | Path = "default") -> Restorer:
+    """A restorer in evaluation mode, float32, on the CPU.
+
+    Args:
+        source: an embedded name, a folder, or `owner/name[@revision]` on the Hub; or `package.module:attribute`, an
+            `nn.Module` or a class of such that takes no arguments, which runs code of that package.
+
+    Raises:
+        CheckpointError: one sentence that says what is wrong with it.
+    """
+    from udc_defense.restorers import restorer_class
+
+    if is_importable(source):
+        from udc_defense.checkpoints.foreign import imported
+
+        return imported(str(source))
+    folder = resolve(source, "restorer")
+    config = read_json(folder / "config.json")
+    name = str(config.get("_class_name"))
+    network_class = restorer_class(name)
+    if network_class is None:
+        raise CheckpointError(f"{source}: its architecture {name!r} is not a restorer known here.")
+    return _filled(_built(network_class, config, source), folder / WEIGHTS, source)
+
+
+def load_purifier(source: str | Path = "default", **options: Any) -> DiffusionPurifier:
+    """A purifier in evaluation mode, float32, on the CPU.
+
+    Args:
+        source: an embedded name, a folder, or `owner/name[@revision]` on the Hub.
+        options: sampler, noise_level, steps, draws, aggregate, eta, guide, guidance of `DiffusionPurifier`.
+
+    Raises:
+        CheckpointError: one sentence that says what is wrong with it.
+        SettingError: an option is out of range.
+    """
+    from diffusers import DDPMScheduler, UNet2DModel
+
+    from udc_defense.purifiers.diffusion import DiffusionPurifier
+
+    folder = resolve(source, "purifier")
+    network = _built(UNet2DModel, read_json(folder / "unet" / "config.json"), source)
+    scheduler = _built(DDPMScheduler, read_json(folder / "scheduler" / "scheduler_config.json"), source)
+    if scheduler.config["prediction_type"] not in ("epsilon", "sample"):
+        raise CheckpointError(f"{source}: predicts {scheduler.config['prediction_type']!r}, not epsilon or sample.")
+    last_timestep = training_facts(folder).get("last_timestep")
+    if not isinstance(last_timestep, int | None):
+        raise CheckpointError(f"{source}: last_timestep {last_timestep!r} in its training.json is not a whole number.")
+    _filled(network, folder / "unet" / WEIGHTS, source)
+    return DiffusionPurifier(network, scheduler, last_timestep=last_timestep, **options).eval()
+
+
+def load_guide(source: str | Path = "default") -> Feature:
+    """The guide `feature` with a trained encoder, in evaluation mode, float32, on the CPU.
+
+    Args:
+        source: an embedded name, a folder, or `owner/name[@revision]` on the Hub.
+
+    Raises:
+        CheckpointError: one sentence that says what is wrong with it.
+    """
+    from udc_defense.guides.encoder import GuideEncoder
+    from udc_defense.guides.feature import Feature
+
+    folder = resolve(source, "guide")
+    config = read_json(folder / "config.json")
+    name = str(config.get("_class_name"))
+    if name != GuideEncoder.__name__:
+        raise CheckpointError(f"{source}: its architecture {name!r} is not {GuideEncoder.__name__}, a guide's.")
+    return Feature(_filled(_built(GuideEncoder, config, source), folder / WEIGHTS, source)).eval()
+
+
+def is_importable(source: str | Path) -> bool:
+    """Whether it means `package.module:attribute`."""
+    return bool(IMPORTABLE.fullmatch(str(source))) and not Path(source).exists()
+
+
+def weights_sum(source: str | Path, kind: str) -> str:
+    """One sha256 for whatever is loaded from a source: of a checkpoint's weights file, or of an imported network.
+
+    Raises:
+        CheckpointError: there is no such checkpoint or network.
+    """
+    if kind == "restorer" and is_importable(source):
+        from udc_defense.checkpoints.foreign import imported_sum
+
+        return imported_sum(str(source))
+    return checksum(resolve(source, kind))
+
+
+def checkpoint_sums(restorer: str, *purifiers: str) -> dict[str, str]:
+    """sha256 of the weights in use."""
+    used = [("restorer", restorer), *(("purifier", name) for name in purifiers)]
+    return {f"{kind} {name}": weights_sum(name, kind) for kind, name in used}
+
+
+def _built(cls: Any, config: dict[str, Any], source: str | Path) -> Any:
+    """An object from its configuration; whatever a stranger's values make the constructor raise is one sentence."""
+    try:
+        return cls.from_config(config)
+    except CheckpointError as error:
+        raise CheckpointError(f"{source}: {error}") from error
+    except Exception as error:
+        raise CheckpointError(f"{source}: its configuration does not describe a {cls.__name__}.") from error
+
+
+def _filled(network: Any, path: Path, source: str | Path) -> Any:
+    """Load weights strictly, as float32."""
+    import torch
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    if not path.is_file():
+        raise CheckpointError(f"{source}: has no {path.name}.")
+    try:
+        state = {key: value.float() for key, value in load_file(path).items()}
+        network.load_state_dict(state, strict=True)
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(f"{source}: its weights cannot be read ({error}).") from error
+    except RuntimeError as error:
+        raise CheckpointError(f"{source}: its weights do not fit its configuration.") from error
+    # Convolutions on the CPU are a sixth faster in this order of memory.
+    return network.eval().requires_grad_(False).to(memory_format=torch.channels_last)
