@@ -39,8 +39,8 @@ class GradientStep(nn.Module):
 
     def __init__(self, channels: int, hidden: int, *, constrained: bool = False) -> None:
         super().__init__()
-        self.weight = nn.Parameter(torch.randn(hidden, channels, 3, 3) * (0.5 / math.sqrt(9 * channels)))
-        self.bias = nn.Parameter(0.1 * torch.randn(hidden))
+        self.weight = nn.Parameter(torch.randn(hidden, channels, 3, 3) * (0.15 / math.sqrt(9 * channels)))
+        self.bias = nn.Parameter(torch.zeros(hidden))
         if constrained:
             parametrize.register_parametrization(self, "weight", AtMostOne())
 
@@ -180,8 +180,8 @@ class LipschitzNetwork(nn.Module):
         """The same network with plain float32 weights on the CPU, scaled in float64."""
         self.cpu().double()
         for module in list(self.modules()):
-            if parametrize.is_parametrized(module):
-                for name in list(module.parametrizations):
+            for name in ("weight", "gain"):
+                if parametrize.is_parametrized(module, name):
                     parametrize.remove_parametrizations(module, name, leave_parametrized=True)
                     getattr(module, name).data *= 1 - SAFETY
         return self.float()
