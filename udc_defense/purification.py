@@ -6,6 +6,7 @@ import json
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
+import torch
 from torch import nn
 
 from udc_defense.checkpoints.files import checksum
@@ -15,6 +16,7 @@ from udc_defense.defense import Defense
 from udc_defense.detection import Detector
 from udc_defense.errors import SettingError
 from udc_defense.noise_level import CALIBRATION, AdaptivePurifier, Chooser
+from udc_defense.purifiers import SAMPLERS
 from udc_defense.transforms import TRANSFORMS, load_transform
 
 NOT_OF_THE_MODEL = ("strength", "weights", "per_photo")
@@ -101,3 +103,64 @@ class Purification:
 # Chosen on `val`, see the README: the purifier that was trained for the job; and what serves for any diffusion model.
 DEFAULT = Purification("one_step", 10, weights="robust")
 DIFFUSION = Purification("one_step", 30, draws=8)
+
+
+def evaluations(purification: Purification) -> int:
+    """Of the network in one pass; a transform has none."""
+    if purification.is_transform:
+        return 0
+    sampler = SAMPLERS.get(purification.sampler)
+    return purification.draws * sampler.evaluations(purification.noise_level, purification.steps)
+
+
+def has_gradient(purification: Purification) -> bool:
+    """Whether autograd gets through; every sampler of the diffusion model is differentiable."""
+    if not purification.is_transform:
+        return True
+    with torch.enable_grad():
+        return purification.load()(torch.rand(1, 3, 8, 8, requires_grad=True)).requires_grad
+
+
+def defense_name(purification: Purification | None) -> str:
+    """As `--defense` takes it: none, default, jpeg:75, or ddim:noise_level=20,steps=3."""
+    if purification is None:
+        return "none"
+    if purification == DEFAULT:
+        return "default"
+    if purification.is_transform:
+        return f"{purification.sampler}:{purification.strength:g}"
+    plain = Purification(purification.sampler, DIFFUSION.noise_level)
+    values = {field.name: getattr(purification, field.name) for field in fields(purification)}
+    options = ",".join(f"{name}={value}" for name, value in values.items() if value != getattr(plain, name))
+    return f"{purification.sampler}:{options}" if options else purification.sampler
+
+
+def parse_defense(name: str) -> Purification | None:
+    """The defense of such a name.
+
+    Raises:
+        SettingError: it means none, or an option has no value of its type.
+    """
+    if name in ("none", "default"):
+        return DEFAULT if name == "default" else None
+    sampler, _, text = name.partition(":")
+    options: dict[str, Any] = {"noise_level": DIFFUSION.noise_level} if sampler in SAMPLERS.names() else {}
+    try:
+        for part in filter(None, text.split(",")):
+            key, equals, value = part.partition("=")
+            options |= {key: _typed(key, value)} if equals else {"strength": float(part)}
+        purification = Purification(sampler, **options)
+        purification.load()
+    except (KeyError, TypeError, ValueError) as error:
+        problem = f" ({error})" if isinstance(error, SettingError) else ""
+        raise SettingError(
+            f"defense {name!r} is not none, default, TRANSFORM[:STRENGTH] or SAMPLER[:OPTION=VALUE,…]{problem}."
+        ) from error
+    return purification
+
+
+def _typed(key: str, value: str) -> Any:
+    kind = str({field.name: field.type for field in fields(Purification)}[key])
+    if kind == "bool":
+        return value == "True"
+    return int(value) if kind == "int" else float(value) if "float" in kind else value

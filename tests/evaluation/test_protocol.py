@@ -9,12 +9,9 @@ from udc_defense.evaluation.entry import Entry
 from udc_defense.evaluation.protocol import (
     PRESETS,
     applies,
-    defense_name,
-    has_gradient,
-    parse_defense,
     threat_of,
 )
-from udc_defense.purification import DEFAULT, Purification
+from udc_defense.purification import DEFAULT, Purification, defense_name, has_gradient, parse_defense
 
 DEFENSES = (
     None,

@@ -15,13 +15,12 @@ from udc_defense.evaluation.purifier_suite import (
     EPSILONS,
     FAMILIES,
     PER_PHOTO,
-    evaluations,
     knowing,
     smallest,
 )
 from udc_defense.evaluation.runner import CENTRE, Cell, Job, Results, _identity, checkpoints_of
 from udc_defense.photo.result import KEYS
-from udc_defense.purification import Purification
+from udc_defense.purification import Purification, evaluations
 from udc_defense.scenes import Crop
 
 

@@ -119,13 +119,14 @@ def _plan(options: argparse.Namespace, chosen_device: str) -> Plan:
     from udc_defense.evaluation import protocol
     from udc_defense.evaluation.degradations import RESTORERS
     from udc_defense.evaluation.plan import PAIRS, UDC, Plan
+    from udc_defense.purification import parse_defense
 
     preset = protocol.PRESETS[options.preset].narrowed(options.attacks, options.threats)
     named = tuple(dict.fromkeys(options.restorer or ()))
     degradations = options.degradation or ([PAIRS] if options.pairs else [UDC])
     is_own = named or options.degradation or options.pairs
     brief = () if is_own or not preset.elsewhere else ("noise", "blur")
-    found = [protocol.parse_defense(name) for name in options.defense or ["default"]]
+    found = [parse_defense(name) for name in options.defense or ["default"]]
     photos = tuple(_photos(options)[: preset.images])
     return Plan(
         protocol=replace(preset, perceptual=preset.perceptual and _has_lpips()),

@@ -23,13 +23,13 @@ from udc_defense.errors import SettingError, UDCDefenseError
 from udc_defense.evaluation.examples import write_examples
 from udc_defense.evaluation.overhead import overhead
 from udc_defense.evaluation.plan import Plan
-from udc_defense.evaluation.protocol import defense_name
 from udc_defense.evaluation.rows import merge, read_run
 from udc_defense.evaluation.runner import purifier_of, restorer_of, run_jobs
 from udc_defense.evaluation.summary import summarize
 from udc_defense.images import write_file
 from udc_defense.metrics import METRICS
 from udc_defense.provenance import hardware, versions
+from udc_defense.purification import defense_name
 
 RUN, SUMMARY, PARTS = "run.json", "summary.json", "parts"
 # Of run.json: what may differ when a run goes on.

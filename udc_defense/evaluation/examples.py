@@ -8,12 +8,12 @@ from dataclasses import replace
 from pathlib import Path
 
 from udc_defense.evaluation.plan import Plan, Task
-from udc_defense.evaluation.protocol import defense_name
 from udc_defense.evaluation.rows import Row, key_of, value
 from udc_defense.evaluation.runner import results_of
 from udc_defense.evaluation.summary import worst_setting
 from udc_defense.images import write_file, write_png
 from udc_defense.photo.result import KEYS
+from udc_defense.purification import defense_name
 
 WRITTEN = ("clean", *KEYS)
 

@@ -19,7 +19,7 @@ from udc_defense.defense import Defense
 from udc_defense.evaluation import overhead
 from udc_defense.evaluation.degradations import DEGRADATIONS
 from udc_defense.evaluation.entry import Entry
-from udc_defense.evaluation.protocol import Protocol, applies, defense_name, threat_of
+from udc_defense.evaluation.protocol import Protocol, applies, threat_of
 from udc_defense.evaluation.rows import key_of
 from udc_defense.evaluation.runner import Cell, Job, Photo, prepared, purifier_of, restorer_of
 from udc_defense.metrics import METRICS, psnr
@@ -28,7 +28,7 @@ from udc_defense.photo import stages
 from udc_defense.photo.result import Result
 from udc_defense.photo.settings import Settings
 from udc_defense.precision import Precision
-from udc_defense.purification import Purification
+from udc_defense.purification import Purification, defense_name
 from udc_defense.samples import scene_of
 from udc_defense.scenes import Pair, clean_image
 

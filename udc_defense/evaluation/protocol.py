@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from typing import Any
-
-import torch
 
 from udc_defense.attacks import ATTACKS
 from udc_defense.errors import SettingError
 from udc_defense.evaluation.attack_suite import KNOWING, OBLIVIOUS
 from udc_defense.evaluation.entry import Entry
-from udc_defense.evaluation.purifier_suite import CHOSEN, evaluations
+from udc_defense.evaluation.purifier_suite import CHOSEN
 from udc_defense.evaluation.rows import EOT
-from udc_defense.purification import DEFAULT, DIFFUSION, Purification
-from udc_defense.purifiers import SAMPLERS
+from udc_defense.purification import Purification, evaluations, has_gradient
 from udc_defense.threats import KINDS
 
 LARGEST = 64.0  # a radius at which no restorer can hold
@@ -95,59 +92,6 @@ def applies(entry: Entry, purification: Purification) -> bool:
         per_draw = evaluations(purification) / purification.draws
         return per_draw > entry.changes.get("surrogate_steps", 2)
     return threat != "exact" or not ATTACKS.get(entry.attack).white_box or has_gradient(purification)
-
-
-def has_gradient(purification: Purification) -> bool:
-    """Whether autograd gets through; every sampler of the diffusion model is differentiable."""
-    if not purification.is_transform:
-        return True
-    with torch.enable_grad():
-        return purification.load()(torch.rand(1, 3, 8, 8, requires_grad=True)).requires_grad
-
-
-def defense_name(purification: Purification | None) -> str:
-    """As `--defense` takes it: none, default, jpeg:75, or ddim:noise_level=20,steps=3."""
-    if purification is None:
-        return "none"
-    if purification == DEFAULT:
-        return "default"
-    if purification.is_transform:
-        return f"{purification.sampler}:{purification.strength:g}"
-    plain = Purification(purification.sampler, DIFFUSION.noise_level)
-    values = {field.name: getattr(purification, field.name) for field in fields(purification)}
-    options = ",".join(f"{name}={value}" for name, value in values.items() if value != getattr(plain, name))
-    return f"{purification.sampler}:{options}" if options else purification.sampler
-
-
-def parse_defense(name: str) -> Purification | None:
-    """The defense of such a name.
-
-    Raises:
-        SettingError: it means none, or an option has no value of its type.
-    """
-    if name in ("none", "default"):
-        return DEFAULT if name == "default" else None
-    sampler, _, text = name.partition(":")
-    options: dict[str, Any] = {"noise_level": DIFFUSION.noise_level} if sampler in SAMPLERS.names() else {}
-    try:
-        for part in filter(None, text.split(",")):
-            key, equals, value = part.partition("=")
-            options |= {key: _typed(key, value)} if equals else {"strength": float(part)}
-        purification = Purification(sampler, **options)
-        purification.load()
-    except (KeyError, TypeError, ValueError) as error:
-        problem = f" ({error})" if isinstance(error, SettingError) else ""
-        raise SettingError(
-            f"defense {name!r} is not none, default, TRANSFORM[:STRENGTH] or SAMPLER[:OPTION=VALUE,…]{problem}."
-        ) from error
-    return purification
-
-
-def _typed(key: str, value: str) -> Any:
-    kind = str({field.name: field.type for field in fields(Purification)}[key])
-    if kind == "bool":
-        return value == "True"
-    return int(value) if kind == "int" else float(value) if "float" in kind else value
 
 
 def _pgd(words: str, threat: str = "oblivious", **changes: Any) -> Entry:

@@ -16,8 +16,7 @@ from udc_defense.evaluation.entry import Entry, jobs_of, rows_of
 from udc_defense.evaluation.runner import CENTRE, Cell, Job, Results
 from udc_defense.evaluation.spine import mean
 from udc_defense.photo.settings import Settings
-from udc_defense.purification import DIFFUSION, Purification
-from udc_defense.purifiers import SAMPLERS
+from udc_defense.purification import DIFFUSION, Purification, evaluations
 from udc_defense.scenes import Crop, read_crops
 
 EPSILONS = (2.0, 4.0, 8.0)
@@ -135,14 +134,6 @@ def _settings(eps: float, seed: int) -> Settings:
 def _cells(crops: Sequence[Crop], scenes: Path, settings: Settings, faced: Iterable[Purification]) -> Iterator[Job]:
     cell = Cell(settings, tuple(dict.fromkeys(faced)), size=CENTRE)
     return (Job(crop, str(scenes), cell) for crop in crops)
-
-
-def evaluations(purification: Purification) -> int:
-    """Of the network in one pass; a transform has none."""
-    if purification.is_transform:
-        return 0
-    sampler = SAMPLERS.get(purification.sampler)
-    return purification.draws * sampler.evaluations(purification.noise_level, purification.steps)
 
 
 def knowing(purification: Purification) -> Entry:

@@ -13,7 +13,7 @@ from typing import Any
 
 from udc_defense.attacks import ATTACKS
 from udc_defense.evaluation import flags
-from udc_defense.evaluation.protocol import LARGEST, has_gradient
+from udc_defense.evaluation.protocol import LARGEST
 from udc_defense.evaluation.rows import (
     NONE,
     Budget,
@@ -28,7 +28,7 @@ from udc_defense.evaluation.rows import (
     targets,
 )
 from udc_defense.photo.flags import Flag, randomised, zero_gradients
-from udc_defense.purification import Purification
+from udc_defense.purification import Purification, has_gradient
 from udc_defense.table import Interval
 
 SHOWN = ("title", "attack", "objective", "norm", "eps", "steps", "threat")
