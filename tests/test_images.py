@@ -111,7 +111,7 @@ class TestSize:
     def test_image_beyond_pillows_own_limit(self) -> None:
         assert "16 MP" in refusal(bilevel_png(20_000, 20_000))
 
-    @pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP", "BMP", "TIFF", "GIF"])
+    @pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP", "BMP", "TIFF", "GIF", "AVIF"])
     def test_cap_is_the_number_of_pixels(self, kind: str) -> None:
         data = encode(Image.new("RGB", (12, 10)), kind)
         assert read_image(data, max_pixels=120).shape == (1, 3, 10, 12)
@@ -237,6 +237,19 @@ class TestDepth:
         levels = random_levels(16, (4, 6))
         read = pixels(read_image(Image.fromarray(levels)))
         np.testing.assert_array_equal((read[..., 2] * 65535).round(), levels)
+
+    def test_floats_of_an_open_image(self) -> None:
+        levels = np.linspace(0, 1, 24, dtype=np.float32).reshape(4, 6)
+        np.testing.assert_array_equal(pixels(read_image(Image.fromarray(levels)))[..., 1], levels)
+        for wrong in (levels * 255, levels - 0.5, np.full_like(levels, np.nan)):
+            assert "not in 0…1" in refusal(Image.fromarray(wrong))
+
+    def test_whole_numbers_of_an_open_image(self) -> None:
+        """Mode I has 32 bits, of which Pillow itself uses 16."""
+        levels = random_levels(16, (4, 6)).astype(np.int32)
+        np.testing.assert_array_equal((pixels(read_image(Image.fromarray(levels)))[..., 1] * 65535).round(), levels)
+        for wrong in (levels - 70_000, levels * 100_000):
+            assert "not in 0…65535" in refusal(Image.fromarray(wrong))
 
     def test_round_trip_of_sixteen_bit(self, tmp_path: Path) -> None:
         image = torch.rand(1, 3, 33, 21, generator=torch.Generator().manual_seed(0))
@@ -366,7 +379,37 @@ class TestRefusals:
         assert refusal(UNREADABLE[case]).startswith("the image: ")
 
     def test_formats_outside_the_list(self) -> None:
-        assert "PNG, JPEG, WEBP, BMP, TIFF, GIF" in refusal(encode(PHOTO, "PPM"))
+        assert "PNG, JPEG, WEBP, BMP, TIFF, GIF, AVIF, HEIC" in refusal(encode(PHOTO, "PPM"))
+
+    @pytest.mark.parametrize(
+        ("beginning", "words"),
+        [
+            (b"\x76\x2f\x31\x01", "linear light"),
+            (b"#?RADIANCE\n", "linear light"),
+            (b"\x93NUMPY", "in pairs only"),
+            (b"8BPS", "Photoshop"),
+            (b"%PDF-1.7", "PDF"),
+            (b"\xff\x0a", "JPEG XL"),
+            (b"\0\0\0\x0cJXL \r\n\x87\n", "JPEG XL"),
+            (b"\0\0\0\x0cjP  \r\n\x87\n", "JPEG 2000"),
+        ],
+    )
+    def test_known_files_that_are_no_photos(self, beginning: bytes, words: str) -> None:
+        assert words in refusal(beginning + bytes(300))
+
+    def test_lab_is_not_guessed_at(self) -> None:
+        assert "CIELab" in refusal(Image.new("LAB", (3, 2)))
+
+    def test_pipe_and_device(self, tmp_path: Path) -> None:
+        """Reading would wait for ever, or never end."""
+        os.mkfifo(tmp_path / "photo.png")
+        for path in (tmp_path / "photo.png", Path("/dev/zero")):
+            assert refusal(path) == f"{path}: cannot be read (it is no regular file)."
+
+    def test_file_larger_than_any_photo(self, tmp_path: Path) -> None:
+        with open(tmp_path / "photo.png", "wb") as file:
+            file.truncate(2 << 30)
+        assert "2147483648 bytes, more than the 1073741824 allowed" in refusal(tmp_path / "photo.png")
 
     def test_missing_file(self, tmp_path: Path) -> None:
         assert refusal(tmp_path / "none.png") == f"{tmp_path / 'none.png'}: cannot be read (No such file or directory)."

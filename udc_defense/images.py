@@ -1,6 +1,6 @@
 """The only door for untrusted images: path, bytes or PIL image <-> float tensor (1, 3, H, W) in [0, 1].
 
-Pillow decodes and enforces the formats; OpenCV reads 16-bit RGB PNG and Radiance, which Pillow cannot.
+Pillow decodes the usual formats; `formats/` has what it would read wrong, cut to 8 bits or give up.
 """
 
 from __future__ import annotations
@@ -13,22 +13,29 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, ImageCms, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
 from udc_defense.errors import ImageError
+from udc_defense.formats import heif, png, signatures, tiff
+from udc_defense.formats.colour import adobe_rgb, to_srgb
+from udc_defense.formats.content import read_content
+from udc_defense.formats.picture import Picture, check_size, unit_floats
 
 MAX_PIXELS = 16_000_000
-FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF", "GIF")
+MAX_BYTES = 1 << 30  # of a file
+FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "AVIF")  # of Pillow
+NAMES = "PNG, JPEG, WEBP, BMP, TIFF, GIF, AVIF, HEIC"
+SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".avif", ".heic", ".heif"}
 BACKDROP = 0.5  # transparent pixels are composited over mid grey: hidden colours never show
-SIXTEEN_BIT = ("I;16", "I;16B", "I;16L", "I", "I;16N")
+SIXTEEN_BIT = ("I;16", "I;16B", "I;16L", "I;16N")
 
 
 def read_image(source: Path | str | bytes | Image.Image, *, max_pixels: int = MAX_PIXELS) -> Tensor:
-    """Any image a stranger brings, upright, as RGB.
+    """Any image a stranger brings, upright, as sRGB.
 
-    Honours EXIF orientation, ICC profiles of CMYK files, 16-bit samples, palettes and transparency; an animation gives
-    its first frame. The size is checked in the header, before a pixel is decoded.
+    Honours EXIF orientation, colour profiles, 16-bit samples, palettes and transparency; an animation gives its first
+    frame, a TIFF its first full-resolution page. The size is checked in the header, before a pixel is decoded.
 
     Args:
         source: a path, the bytes of a file, or an open PIL image.
@@ -41,108 +48,127 @@ def read_image(source: Path | str | bytes | Image.Image, *, max_pixels: int = MA
         ImageError: one sentence that says what is wrong with the image.
     """
     name = "the image" if isinstance(source, (bytes, Image.Image)) else str(source)
-    data = None if isinstance(source, Image.Image) else _read_bytes(source, name)
+    data = None if isinstance(source, Image.Image) else read_file(source)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of bombs, for our own cap is lower, and of odd metadata
-            image = source if isinstance(source, Image.Image) else Image.open(io.BytesIO(data or b""), formats=FORMATS)
-            _check_size(image, name, max_pixels)
-            return _to_tensor(image, data)
-    except ImageError:
-        raise
+            picture = _of_pil(source, max_pixels) if data is None else _of_file(data, max_pixels)  # type: ignore[arg-type]
+            return _to_tensor(picture)
+    except ImageError as error:
+        raise ImageError(f"{name}: {error}") from error.__cause__
     except Image.DecompressionBombError as error:
         raise ImageError(f"{name}: more pixels than the {max_pixels / 1e6:g} MP allowed.") from error
-    except UnidentifiedImageError as error:
-        raise ImageError(f"{name}: not an image in one of the formats {', '.join(FORMATS)}.") from error
-    except (OSError, SyntaxError, ValueError, EOFError, MemoryError, ImageCms.PyCMSError) as error:
+    except Exception as error:  # a damaged file makes the decoders raise whatever they like
         raise ImageError(f"{name}: damaged or truncated, it cannot be decoded.") from error
 
 
-def _read_bytes(source: Path | str | bytes, name: str) -> bytes:
-    if isinstance(source, bytes):
-        return source
+def read_file(path: Path | str | bytes) -> bytes:
+    """The content of a file; bytes are one already.
+
+    Raises:
+        ImageError: it cannot be read, or is no regular file.
+    """
+    if isinstance(path, bytes):
+        return path
     try:
-        return Path(source).read_bytes()
+        return read_content(path, MAX_BYTES)
     except (OSError, ValueError) as error:
-        raise ImageError(f"{name}: cannot be read ({getattr(error, 'strerror', None) or error}).") from error
+        raise ImageError(f"{path}: cannot be read ({getattr(error, 'strerror', None) or error}).") from error
 
 
-def _check_size(image: Image.Image, name: str, max_pixels: int) -> None:
-    width, height = image.size
-    if width < 1 or height < 1:
-        raise ImageError(f"{name}: has no pixels.")
-    if width * height > max_pixels:
-        raise ImageError(f"{name}: {width}x{height} pixels, more than the {max_pixels / 1e6:g} MP allowed.")
+def _of_file(data: bytes, max_pixels: int) -> Picture:
+    """By what the content is, whatever the file is called."""
+    signatures.refuse(data)
+    if data.startswith(tiff.MAGIC):
+        return tiff.read_tiff(data, max_pixels)
+    if signatures.is_heic(data):
+        return heif.read_heic(data, max_pixels)
+    profile = None
+    if data.startswith(png.SIGNATURE):
+        profile, data = png.profile(data), png.essential(data)
+    elif heif.brands(data):
+        profile = heif.profile(data)
+    try:
+        image = Image.open(io.BytesIO(data), formats=FORMATS)
+    except UnidentifiedImageError as error:
+        if signatures.is_known(data):
+            raise  # damaged
+        raise ImageError(f"not an image in one of the formats {NAMES}.") from error
+    return _of_pil(image, max_pixels, data, profile)
 
 
-def _to_tensor(image: Image.Image, data: bytes | None) -> Tensor:
+def _of_pil(image: Image.Image, max_pixels: int, data: bytes | None = None, profile: bytes | None = None) -> Picture:
+    """An open image, its file where there is one, and the profile of a file that embeds none."""
+    check_size(*image.size, max_pixels)
+    profile = image.info.get("icc_profile") or profile or (adobe_rgb() if _says_adobe_rgb(image) else None)
     image.seek(0)
-    image.load()  # truncated data fail here; a TIFF turns upright and loses its tag, as OpenCV turns it
-    if image.mode in SIXTEEN_BIT:
-        rgb = _sixteen_bit_grey(image)
-    else:
-        deep = None if data is None else _decode_deep(image, data)
-        rgb = _eight_bit(image) if deep is None else deep
-    rgb = _rotate(rgb, _orientation(image))
-    array = np.ascontiguousarray(rgb, dtype=np.float32).clip(0.0, 1.0)
+    image.load()  # truncated data fail here
+    deep = None if data is None else _decode_deep(image, data)
+    colours, alpha = _split(deep) if deep is not None else _samples(image)
+    return Picture(colours, alpha, profile, _orientation(image))
+
+
+def _says_adobe_rgb(image: Image.Image) -> bool:
+    """Whether EXIF says so; cameras that are set to Adobe RGB often embed no profile (DCF 2.0, 3.2.3.2)."""
+    try:
+        return (
+            image.format in ("JPEG", "MPO") and image.getexif().get_ifd(0xA005).get(1) == "R03"
+        )  # the interoperability index
+    except Exception:  # whatever a broken tag block raises, it must not cost the photo
+        return False
+
+
+def _to_tensor(picture: Picture) -> Tensor:
+    rgb = to_srgb(picture.colours, picture.profile)
+    if picture.alpha is not None:
+        rgb = rgb * picture.alpha + BACKDROP * (1.0 - picture.alpha)
+    array = np.ascontiguousarray(_rotate(rgb, picture.orientation), dtype=np.float32).clip(0.0, 1.0)
     return torch.from_numpy(array).permute(2, 0, 1)[None].contiguous()
 
 
-def _sixteen_bit_grey(image: Image.Image) -> np.ndarray:
-    array = np.asarray(image, dtype=np.float32)
-    grey = array / 65535.0
-    if (hidden := image.info.get("transparency")) is not None:  # one value stands for transparent
-        grey[array == hidden] = BACKDROP
-    return np.repeat(grey[..., None], 3, axis=-1)
+def _split(values: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
+    """Colours and alpha of (H, W, 1…4): the second of 2 channels and the fourth of 4 is alpha."""
+    if values.shape[2] in (2, 4):
+        return values[..., :-1], values[..., -1:]
+    return values, None
 
 
-def _eight_bit(image: Image.Image) -> np.ndarray:
-    """8-bit modes to RGB in [0, 1]; alpha over grey; CMYK through its profile."""
-    if image.mode == "CMYK":
-        image = _through_profile(image)
+def _samples(image: Image.Image) -> tuple[np.ndarray, np.ndarray | None]:
+    """Colours and alpha of an image as Pillow decodes it."""
+    if image.mode == "F":
+        return unit_floats(np.asarray(image))[..., None], None
+    if image.mode == "I" or image.mode in SIXTEEN_BIT:
+        return _sixteen_bit_grey(image)
+    if image.mode == "LAB":
+        raise ImageError("has CIELab colours, which are not read: convert it to RGB.")
     if image.has_transparency_data:
-        array = np.asarray(image.convert("RGBA"), dtype=np.float32) / 255.0
-        return _over_grey(array)
-    return np.asarray(image.convert("RGB"), dtype=np.float32) / 255.0
+        mode = "LA" if image.mode in ("L", "LA") else "RGBA"
+        return _split(np.asarray(image.convert(mode), dtype=np.float32) / 255.0)
+    mode = image.mode if image.mode in ("L", "CMYK") else "RGB"
+    values = np.asarray(image.convert(mode), dtype=np.float32) / 255.0
+    return values.reshape(*values.shape[:2], -1), None
 
 
-def _through_profile(image: Image.Image) -> Image.Image:
-    """CMYK to sRGB by the file's own profile; the image as it is where that is missing or broken."""
-    try:
-        profile = ImageCms.ImageCmsProfile(io.BytesIO(image.info["icc_profile"]))
-        return ImageCms.profileToProfile(image, profile, ImageCms.createProfile("sRGB"), outputMode="RGB") or image
-    except (KeyError, OSError, ImageCms.PyCMSError):
-        return image
-
-
-def _over_grey(rgba: np.ndarray) -> np.ndarray:
-    return rgba[..., :3] * rgba[..., 3:] + BACKDROP * (1.0 - rgba[..., 3:])
+def _sixteen_bit_grey(image: Image.Image) -> tuple[np.ndarray, np.ndarray | None]:
+    array = np.asarray(image, dtype=np.float32)[..., None]
+    low, high = array.min(), array.max()
+    if low < 0 or high > 65535:  # mode I has 32 bits, of which Pillow itself writes 16
+        raise ImageError(f"holds whole numbers from {low:.0f} to {high:.0f}, not in 0…65535.")
+    hidden = image.info.get("transparency")  # one value stands for transparent
+    return array / 65535.0, None if hidden is None else (array != hidden).astype(np.float32)
 
 
 def _decode_deep(image: Image.Image, data: bytes) -> np.ndarray | None:
-    """16-bit colour PNGs and TIFFs, which Pillow would silently cut to 8 bit, as RGB in [0, 1]; None for any other."""
-    if image.format == "PNG" and data[24:25] == b"\x10":  # bit depth, in the header chunk
-        _check_chunks(data)
-    elif image.format != "TIFF" or 16 not in getattr(image, "tag_v2", {}).get(258, ()):  # bits per sample
+    """What Pillow would silently cut to 8 bits, as (H, W, C) in [0, 1]; None for any other."""
+    if image.format == "AVIF":
+        return heif.decode_deep_avif(data)
+    if image.format != "PNG" or data[24:25] != b"\x10" or image.mode in ("I", *SIXTEEN_BIT):  # bit depth
         return None
     array = decode_bytes(data)
     if array is None or array.dtype != np.uint16:
         return None
-    deep = array.astype(np.float32) / 65535.0
-    if deep.ndim == 2:
-        return np.repeat(deep[..., None], 3, axis=-1)
-    if deep.shape[2] == 4:
-        return _over_grey(deep[..., [2, 1, 0, 3]])
-    return deep[..., ::-1]
-
-
-def _check_chunks(data: bytes) -> None:
-    """OpenCV allocates what a PNG chunk claims as its length, gigabytes for a few hundred damaged bytes."""
-    position = 8
-    while data[position + 4 : position + 8] not in (b"IEND", b""):
-        position += 12 + int.from_bytes(data[position : position + 4], "big")
-    if position > len(data):
-        raise ValueError("a chunk is longer than the file")
+    values = array.reshape(*array.shape[:2], -1).astype(np.float32) / 65535.0
+    return values[..., [2, 1, 0, 3][: values.shape[2]]] if values.shape[2] > 1 else values
 
 
 def _orientation(image: Image.Image) -> int:
