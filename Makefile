@@ -75,7 +75,7 @@ SHORT = --batch 1 --precision bf16 --resume
 
 # From the default restorer on. Those of runs/panels differ in the panels that they are shown, and are only compared.
 FURTHER = $(UDC) finetune default $(SHORT) --option log=1
-PURIFIED = --purifier-weights robust --option noise_levels=5,20
+PURIFIED = --purifier-weights direct --option noise_levels=5,20
 PLAIN = $(FURTHER) --recipe noisy --option noisy=0
 ON_ONE = --scenes "$(SCENES)" --crops "$(CROPS)" --panel
 
@@ -89,7 +89,7 @@ train-all: need-scenes $(STAMP) ## train the embedded networks again, or go on w
 	  --option depths=[1,1,1,1,1,1,1,1,1] $(SHORT) --steps 1600 --out runs/uformer
 	$(UDC) train purifier $(ON_SCENES) --steps 6500 --precision bf16 --out runs/purifier --resume
 	$(UDC) train guide $(ON_SCENES) --steps 3000 --out runs/guide --resume
-	$(UDC) train robust_purifier $(ON_SCENES) --steps 4000 --learning-rate 2e-4 --precision bf16 --out runs/robust --resume
+	$(UDC) train direct_purifier $(ON_SCENES) --steps 4000 --learning-rate 2e-4 --precision bf16 --out runs/direct --resume
 	$(FURTHER) --steps 3000 $(ON_SCENES) --recipe noisy --out runs/noisy
 	$(FURTHER) --steps 3000 $(ON_SCENES) --recipe purified $(PURIFIED) --out runs/purified
 	$(FURTHER) --steps 3000 $(ON_SCENES) --recipe adversarial --option attack_steps=3 --out runs/adversarial

@@ -30,7 +30,7 @@ def main() -> None:
     torch.set_num_threads(1)
     print("image   draws   kept (s)   again (s)   again / kept")
     for size, draws in CASES:
-        defense = Defense(load_restorer(), load_purifier("robust", noise_level=10, draws=draws)).requires_grad_(False)
+        defense = Defense(load_restorer(), load_purifier("direct", noise_level=10, draws=draws)).requires_grad_(False)
         image = torch.rand(1, 3, size, size, generator=seeded(0))
         # In turns, for the machine's speed varies.
         pairs = [[seconds(defense, image, values) for values in (KEPT, 0)] for _ in range(ROUNDS)]

@@ -315,12 +315,16 @@ class TestFolders:
         again = quiet(UDCDefensePipeline.from_pretrained(tmp_path, variant="fp16"))
         assert torch.equal(run(again), run(pipe))
 
-    def test_the_embedded_default_is_purifier_and_restorer(self) -> None:
+    def test_default_is_the_default_defense(self) -> None:
         pipe = quiet(udc_defense.UDCDefensePipeline.from_pretrained("default"))
-        expected = Defense(load_restorer(), load_purifier())
+        expected = Defense(load_restorer(), load_purifier("direct", noise_level=10))
         image = captures(1, 40, 50)
         assert torch.equal(run(pipe, image), expected(image, generator=seeded(1)))
-        assert (pipe.name_or_path, pipe.config["last_timestep"]) == ("default", 150)
+        assert (pipe.name_or_path, pipe.config["last_timestep"]) == ("default", 40)
+
+    def test_an_embedded_purifier_comes_with_the_default_restorer(self) -> None:
+        pipe = quiet(udc_defense.UDCDefensePipeline.from_pretrained("diffusion"))
+        assert pipe.restorer is not None and (pipe.config["noise_level"], pipe.config["last_timestep"]) == (30, 150)
 
     def test_the_embedded_default_without_its_restorer(self) -> None:
         assert UDCDefensePipeline.from_pretrained("default", restorer=None).restorer is None
@@ -464,7 +468,7 @@ class TestRefused:
             UDCDefensePipeline.from_pretrained(copy)(captures())
 
     def test_an_unknown_name(self) -> None:
-        assert "default" in self.refused("defualt")
+        assert "diffusion, direct" in self.refused("defualt")
 
     def test_options_of_a_download(self) -> None:
         with pytest.raises(SettingError, match="token: downloads take their settings from the environment") as caught:

@@ -43,7 +43,8 @@ def test_a_level_for_each_photo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     """As calibrated: below -30 dB the photo is left alone, above it is purified."""
     wanted = Purification("one_step", draws=2, per_photo=True)
     probe = Purification("one_step", 50).facts()
-    sums = {f"{kind} default": checksum(EMBEDDED / kind / "default") for kind in ("restorer", "purifier")}
+    names = {"restorer": "default", "purifier": "diffusion"}
+    sums = {f"{kind} {name}": checksum(EMBEDDED / kind / name) for kind, name in names.items()}
     found = {"probe": probe, "purifier": wanted.facts(), "cuts": [-30.0], "levels": [0, 20], "checkpoints": sums}
     (tmp_path / "found.json").write_text(json.dumps(found))
     monkeypatch.setattr(purification, "CALIBRATION", tmp_path / "found.json")

@@ -156,7 +156,7 @@ def photo(height: int, width: int) -> Tensor:
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-@pytest.mark.parametrize(("kind", "name"), [("restorer", "default"), ("purifier", "default"), ("purifier", "robust")])
+@pytest.mark.parametrize(("kind", "name"), [("restorer", "default"), ("purifier", "diffusion"), ("purifier", "direct")])
 def test_embedded_network_in_tiles_equals_itself(kind: str, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """At 1 MP, at least 45 dB to the untiled result; and no larger steps at the seams."""
     module = load_restorer(name) if kind == "restorer" else load_purifier(name, noise_level=20)

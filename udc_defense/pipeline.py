@@ -227,9 +227,9 @@ class UDCDefensePipeline(DiffusionPipeline):
         """A pipeline in evaluation mode, float32 and on the CPU unless said otherwise.
 
         Args:
-            pretrained_model_name_or_path: an embedded name (`default`: the embedded diffusion model and restorer;
-                `robust`: the purifier that defends by default, and the restorer), a folder saved by this class or by
-                `DDPMPipeline`, or `owner/name[@revision]` on the Hub.
+            pretrained_model_name_or_path: `default`, the default defense; an embedded purifier, `diffusion` or
+                `direct`, with the default restorer; a folder saved by this class or by `DDPMPipeline`; or
+                `owner/name[@revision]` on the Hub.
             kwargs: `revision` of a Hub repository, components, what `__init__` takes, and diffusers' options of loading
                 (`torch_dtype`, `variant`, `device_map`, …). Downloads take their settings from the environment
                 (`HF_TOKEN`, `HF_HOME`, `HF_HUB_OFFLINE`). Weights are safetensors, nothing else is opened.
@@ -239,16 +239,17 @@ class UDCDefensePipeline(DiffusionPipeline):
             SettingError: an option of diffusers that has no place here.
         """
         source = os.fspath(pretrained_model_name_or_path)
-        folder = _located(source, kwargs)
+        purifier = DEFAULT.weights if source == "default" else source
+        folder = _located(purifier, kwargs)
         if not kwargs.pop("use_safetensors", True):
             raise SettingError("use_safetensors False: weights of other kinds are not opened.")
         with _one_sentence(source):
             options = _saved_settings(folder, source) | kwargs
             # Building networks without memory needs `accelerate`, an extra; these are small.
             options.setdefault("low_cpu_mem_usage", kwargs.get("device_map") is not None)
-            if source in embedded_names("purifier") and "restorer" not in kwargs:
+            if purifier in embedded_names("purifier") and "restorer" not in kwargs:
                 options["restorer"] = _embedded_restorer("default", kwargs)
-            if source == DEFAULT.weights:
+            if purifier == DEFAULT.weights:
                 options.setdefault("noise_level", DEFAULT.noise_level)
             pipeline = super().from_pretrained(folder, use_safetensors=True, **options)
             for name in {"unet", "restorer"} - options.keys():

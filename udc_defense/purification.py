@@ -43,7 +43,7 @@ class Purification:
     guide: str | None = None
     guidance: float = 0.0
     strength: float | None = None
-    weights: str = "default"
+    weights: str = "diffusion"
     per_photo: bool = False
 
     def __post_init__(self) -> None:
@@ -63,7 +63,7 @@ class Purification:
     def words(self) -> str:
         """Of a diffusion purifier: `one_step × 8, t* = 30`."""
         draws = f" × {self.draws}" if self.draws > 1 else ""
-        weights = "" if self.weights == "default" else f" by `{self.weights}`"
+        weights = "" if self.weights == "diffusion" else f" by `{self.weights}`"
         return f"{self.sampler}{draws}{weights}, t* = {self.noise_level}"
 
     def facts(self) -> dict[str, Any]:
@@ -101,7 +101,7 @@ class Purification:
 
 
 # Chosen on `val`, see the README: the purifier that was trained for the job; and what serves for any diffusion model.
-DEFAULT = Purification("one_step", 10, weights="robust")
+DEFAULT = Purification("one_step", 10, weights="direct")
 DIFFUSION = Purification("one_step", 30, draws=8)
 
 

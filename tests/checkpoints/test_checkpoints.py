@@ -88,10 +88,13 @@ def edit(path: Path, **changes: object) -> None:
     path.write_text(json.dumps(json.loads(path.read_text()) | changes))
 
 
+NAMES = {"restorer": "default", "purifier": "diffusion", "guide": "default"}  # an embedded one of each kind
+
+
 class TestEmbedded:
     @pytest.mark.parametrize("kind", ["restorer", "purifier", "guide"])
     def test_every_embedded_checkpoint_is_whole(self, kind: str) -> None:
-        assert "default" in embedded_names(kind)
+        assert NAMES[kind] in embedded_names(kind)
         for name in embedded_names(kind):
             folder = resolve(name, kind)
             assert folder == EMBEDDED / kind / name
@@ -103,20 +106,20 @@ class TestEmbedded:
     @pytest.mark.parametrize("kind", ["restorer", "purifier", "guide"])
     def test_weights_are_frozen_float32_in_evaluation_mode(self, kind: str) -> None:
         load = {"restorer": load_restorer, "purifier": load_purifier, "guide": load_guide}
-        module = load[kind]("default")
+        module = load[kind](NAMES[kind])
         assert not module.training
         for parameter in module.parameters():
             assert parameter.dtype == torch.float32 and not parameter.requires_grad and parameter.isfinite().all()
 
-    def test_the_default_purifier_refuses_what_it_was_not_trained_for(self) -> None:
+    def test_the_embedded_diffusion_model_refuses_what_it_was_not_trained_for(self) -> None:
         with pytest.raises(SettingError, match=r"151 is not in 0…150"):
             load_purifier(noise_level=151)
 
     @pytest.mark.parametrize("kind", ["restorer", "purifier", "guide"])
     def test_a_flipped_bit_anywhere_is_found(self, kind: str, tmp_path: Path) -> None:
-        for name in json.loads((EMBEDDED / kind / "default" / CHECKSUMS).read_text()):
+        for name in json.loads((EMBEDDED / kind / NAMES[kind] / CHECKSUMS).read_text()):
             copy = tmp_path / name.replace("/", "_")
-            shutil.copytree(EMBEDDED / kind / "default", copy)
+            shutil.copytree(EMBEDDED / kind / NAMES[kind], copy)
             flip(copy / name, (copy / name).stat().st_size // 2)
             with pytest.raises(CheckpointError, match="damaged") as caught:
                 resolve(copy, kind)
@@ -124,7 +127,7 @@ class TestEmbedded:
 
     def test_the_checksum_is_that_of_the_weights_file(self) -> None:
         for kind, file in (("restorer", WEIGHTS), ("purifier", f"unet/{WEIGHTS}")):
-            folder = EMBEDDED / kind / "default"
+            folder = EMBEDDED / kind / NAMES[kind]
             assert checksum(folder) == json.loads((folder / CHECKSUMS).read_text())[file]["sha256"]
 
 
@@ -263,7 +266,7 @@ def test_a_limit_above_the_schedule_is_the_schedule(purifier: Path) -> None:
 def test_an_unknown_name_lists_the_known_ones(source: str, kind: str) -> None:
     with pytest.raises(CheckpointError) as caught:
         resolve(source, kind)
-    assert source in sentence(caught) and "default" in str(caught.value)
+    assert source in sentence(caught) and NAMES[kind] in str(caught.value)
 
 
 def test_a_file_is_no_checkpoint(restorer: Path) -> None:
@@ -419,11 +422,11 @@ class TestNamesOnTheHub:
 
     def test_an_owner(self, hub: Hub, tmp_path: Path) -> None:
         for kind, name in (("restorer", "me/net"), ("purifier", "me/prior")):
-            hub.repositories[f"us/udc-defense-{kind}-default"] = hub.repositories[name]
-        calls = ("restorer:default", "purifier:default", "guide:default")
+            hub.repositories[f"us/udc-defense-{kind}-{NAMES[kind]}"] = hub.repositories[name]
+        calls = ("restorer:default", "purifier:diffusion", "guide:default")
         restorer, purifier, guide = client(tmp_path / "cache", hub.address, *calls, UDC_DEFENSE_REPO="us")
         assert restorer.endswith(Hub.commit("us/udc-defense-restorer-default"))
-        assert purifier.endswith(Hub.commit("us/udc-defense-purifier-default"))
+        assert purifier.endswith(Hub.commit("us/udc-defense-purifier-diffusion"))
         assert guide.startswith("error us/udc-defense-guide-default: no such repository on the Hub")
 
     def test_a_prefix_and_a_revision(self, hub: Hub, tmp_path: Path) -> None:

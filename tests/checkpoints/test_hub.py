@@ -347,7 +347,7 @@ def push(cache: Path, hub: Hub, *calls: tuple[Path, str, dict], token: str = "go
 class TestPush:
     def test_what_was_pushed_is_what_loads(self, hub: Hub, cache: Path, tmp_path: Path) -> None:
         """In a fresh cache, by its commit and by the name that `UDC_DEFENSE_REPO` moves to the Hub."""
-        names = ("us/udc-defense-restorer-default", "us/udc-defense-purifier-default")
+        names = ("us/udc-defense-restorer-default", "us/udc-defense-purifier-diffusion")
         folders = (save_restorer(tmp_path / "net"), save_purifier(tmp_path / "prior"))
         (folders[0] / "README.md").write_text("---\nlicense: apache-2.0\n---\nA card.\n")
         edit(folders[0] / "config.json", note="changed after the sums were made")
@@ -355,7 +355,7 @@ class TestPush:
             cache, hub, (folders[0], names[0], {"message": "First"}), (folders[1], names[1], {"private": True})
         )
         assert hub.messages == ["First", "Upload prior"] and hub.private == {names[1]}
-        calls = ("load_restorer", "load_purifier:default", f"restorer:{names[0]}@{pushed[0]}")
+        calls = ("load_restorer", "load_purifier:diffusion", f"restorer:{names[0]}@{pushed[0]}")
         done = run(tmp_path / "fresh", hub.address, *calls, HF_TOKEN="good", UDC_DEFENSE_REPO="us")
         assert done.answers[0] == ["GatedUNet", total(load_restorer(folders[0]))]
         assert done.answers[1] == ["DiffusionPurifier", total(load_purifier(folders[1]))]

@@ -89,7 +89,7 @@ def test_a_bare_name_shows_every_kind_that_has_it() -> None:
     ]
     (restorer,) = models.show_models("restorer/default")
     assert restorer == shown[0] and restorer.config["widths"] and restorer.training["steps"]
-    (purifier,) = models.show_models("purifier/default")
+    (purifier,) = models.show_models("purifier/diffusion")
     assert purifier.config["block_out_channels"] and purifier.config["scheduler.num_train_timesteps"] == 1000
 
 
@@ -109,7 +109,7 @@ def test_show_of_a_folder(small: Path, capsys: pytest.CaptureFixture[str]) -> No
 
 def test_the_kind_of_a_folder(tmp_path: Path, small: Path) -> None:
     GuideEncoder(widths=(4,), blocks=(1,)).save_pretrained(tmp_path / "guide")
-    shutil.copytree(EMBEDDED / "purifier" / "default", tmp_path / "purifier")
+    shutil.copytree(EMBEDDED / "purifier" / "diffusion", tmp_path / "purifier")
     kinds = [models.show_models(str(tmp_path / name))[0].model.kind for name in ("guide", "purifier", "small")]
     assert kinds == ["guide", "purifier", "restorer"]
 
@@ -167,14 +167,14 @@ def test_every_damaged_checkpoint_is_named_and_the_others_still_checked(
     assert cli.main(["models", "verify"]) == 2
     printed = capsys.readouterr()
     assert printed.err.count("\n") == 1 and f"restorer/default: its file {WEIGHTS} is damaged" in printed.err
-    assert "purifier/default: intact" in printed.out
+    assert "purifier/diffusion: intact" in printed.out
 
-    spoil(embedded / "purifier" / "default" / "training.json")
-    (embedded / "purifier" / "default" / "model_index.json").unlink()
-    assert cli.main(["models", "verify", "default", "nowhere", str(small)]) == 2
+    spoil(embedded / "purifier" / "diffusion" / "training.json")
+    (embedded / "purifier" / "diffusion" / "model_index.json").unlink()
+    assert cli.main(["models", "verify", "default", "diffusion", "nowhere", str(small)]) == 2
     printed = capsys.readouterr()
     lines = printed.err.splitlines()
-    assert [line.split(": ")[1] for line in lines] == ["restorer/default", *["purifier/default"] * 2, "nowhere"]
+    assert [line.split(": ")[1] for line in lines] == ["restorer/default", *["purifier/diffusion"] * 2, "nowhere"]
     guide, folder = printed.out.splitlines()
     assert guide.startswith("guide/default: intact, ") and folder.startswith(f"{small}: intact, 2 files, ")
 

@@ -100,7 +100,7 @@ def test_a_killed_run_goes_on_with_the_same_result(
         (["--sigma", "0"], "sigma 0"),
         (["--noise", "salt"], "'salt'"),
         (["--samples", "0"], "0 samples"),
-        (["--denoiser", "default", "--sigma", "0.9"], "sigma 0.9 is not in"),
+        (["--denoiser", "diffusion", "--sigma", "0.9"], "sigma 0.9 is not in"),
     ],
 )
 def test_bad_options_are_one_sentence(

@@ -75,7 +75,7 @@ def test_every_purifier_runs_from_the_command_line(name: str, photo: Path, tmp_p
     assert cli.main(["run", str(photo), *options]) == 0
     report = json.loads((tmp_path / "out" / "report.json").read_text())
     assert report["images"][0]["psnr"]["defended_attacked"] is not None
-    assert ("purifier default" in report["checkpoints"]) == (name in SAMPLERS.names())
+    assert ("purifier diffusion" in report["checkpoints"]) == (name in SAMPLERS.names())
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -22,7 +22,7 @@ from udc_defense.checkpoints.models import KINDS
 
 ROOT = Path(__file__).parents[2]
 CHECKPOINTS = [f"{kind}/{name}" for kind in KINDS for name in embedded_names(kind)]
-NEEDED = ("restorer/default", "purifier/robust")  # by the default defense
+NEEDED = ("restorer/default", "purifier/direct")  # by the default defense
 
 pytestmark = test_browser.pytestmark
 page, browser = test_browser.page, test_browser.browser
@@ -99,6 +99,6 @@ def test_the_demo_runs_from_what_was_pushed(hub: Hub, installation: Path, page: 
     _run_quickly(page)
     assert "The attack" in page.locator("#verdict").inner_text()
     served = [request.path.split("/")[2] for request in hub.asked if request[0] == "GET" and WEIGHTS in request.path]
-    assert sorted(served) == ["udc-defense-purifier-robust", "udc-defense-restorer-default"]
+    assert sorted(served) == ["udc-defense-purifier-direct", "udc-defense-restorer-default"]
     page.set_viewport_size({"width": 390, "height": 844})
     assert page.evaluate("document.documentElement.scrollWidth") <= 390, "names of commits are long"

@@ -310,8 +310,8 @@ def test_presets_are_choices_and_details_override_them() -> None:
     for other in ({"sampler": "ddim"}, {"purifier": "owner/name"}):
         chosen = presets.choose(defense="best", **other)
         assert (chosen.purifier, chosen.noise_level, chosen.draws) == (other.get("purifier"), 30, 1)
-    assert presets.choose(purifier="robust") == fast
-    assert presets.choose(defense="paper", purifier="default").noise_level == 50, "a preset of any diffusion model"
+    assert presets.choose(purifier="direct") == fast
+    assert presets.choose(defense="paper", purifier="diffusion").noise_level == 50, "a preset of any diffusion model"
     chosen = presets.choose("strong", "paper", eps="2,5", steps="7", noise_level="9", draws=2, threat="", seed=None)
     assert (chosen.method, chosen.eps, chosen.steps) == ("apgd", 2.5, 7)
     assert (chosen.sampler, chosen.noise_level, chosen.draws) == ("ddpm", 9, 2)
@@ -522,11 +522,11 @@ def test_a_folder_of_the_owner_is_known_by_its_name(tmp_path: Path) -> None:
     GatedUNet(widths=(4, 8), blocks=(1, 1)).save_pretrained(tmp_path / "mine")
     mine = Networks(str(tmp_path / "mine"))
     assert "restorer `mine` (folder), " in mine.line(Choices())
-    assert set(mine.checkpoints(Choices())) == {"restorer mine", "purifier default"}
+    assert set(mine.checkpoints(Choices())) == {"restorer mine", "purifier diffusion"}
     assert mine.threshold(Choices()) is None, "the detector is calibrated for other weights"
     embedded = Choices(restorer="default")
     assert mine.defense(embedded).restorer is not mine.defense(Choices()).restorer
-    assert set(mine.checkpoints(embedded)) == {"restorer default", "purifier default"}
+    assert set(mine.checkpoints(embedded)) == {"restorer default", "purifier diffusion"}
     with pytest.raises(CheckpointError):
         Networks(str(tmp_path / "missing"))
 

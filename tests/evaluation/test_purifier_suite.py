@@ -102,9 +102,9 @@ class TestProtocol:
             return set(checkpoints_of([Job(crop, "", Cell(settings, faced))]))
 
         assert sums(Purification("jpeg")) == {"restorer default"}
-        assert sums(Purification("one_step", 5), Purification("jpeg")) == {"restorer default", "purifier default"}
+        assert sums(Purification("one_step", 5), Purification("jpeg")) == {"restorer default", "purifier diffusion"}
         guided = Purification("ddpm", 5, guide="feature", guidance=1.0)
-        assert sums(guided) == {"restorer default", "purifier default", "guide default"}
+        assert sums(guided) == {"restorer default", "purifier diffusion", "guide default"}
 
 
 class TestPerPhoto:

@@ -77,7 +77,7 @@ def test_the_index_of_the_restorer_is_what_was_measured() -> None:
         assert entry.dataset_args["crops"] == 44 and entry.dataset_args["eps_in_255ths"] == 4
 
 
-@pytest.mark.parametrize(("name", "defense"), [("default", "diffusion"), ("robust", "default")])
+@pytest.mark.parametrize(("name", "defense"), [("diffusion", "diffusion"), ("direct", "default")])
 def test_the_index_of_a_purifier_is_what_was_measured(name: str, defense: str) -> None:
     entries = ModelCard(published("purifier", name)).data.eval_results
     assert entries is not None
@@ -92,7 +92,7 @@ def test_the_index_of_a_purifier_is_what_was_measured(name: str, defense: str) -
     assert {entry.dataset_args["threat"] for entry in defended} == {"oblivious", "exact"}
     denoised = {e.metric_name.rpartition(" ")[2]: e.metric_value for e in entries if e.task_name == "Denoising"}
     measured = {str(row["noise_level"]): row["purifier"] for row in results("denoising")["rows"]}
-    assert denoised == (measured if name == "default" else {})
+    assert denoised == (measured if name == "diffusion" else {})
 
 
 def test_a_checkpoint_without_scores_claims_none() -> None:
@@ -180,7 +180,7 @@ def test_the_card_of_a_fine_tuned_restorer(tmp_path: Path, monkeypatch: pytest.M
     facts = json.loads((folder / "training.json").read_text())
     recipe = {"recipe": "purified_adversarial", "perceptual": 0.01, "jitter": 0.05, "log": 1, "attacked": 0.5}
     recipe |= {"purified": 0.25, "noise_levels": [5, 20], "eps_in_255ths": 8.0, "attack_steps": 3, "restorer": "0" * 64}
-    recipe |= {"backbone": None, "purifier": {"sampler": "one_step", "steps": 5, "draws": 1, "weights": "robust"}}
+    recipe |= {"backbone": None, "purifier": {"sampler": "one_step", "steps": 5, "draws": 1, "weights": "direct"}}
     facts |= {"finetuned_from": "default", "crop": 128, "finetuning": recipe}
     (folder / "training.json").write_text(json.dumps(facts))
     monkeypatch.setattr(cards, "EMBEDDED", weights)
@@ -190,7 +190,7 @@ def test_the_card_of_a_fine_tuned_restorer(tmp_path: Path, monkeypatch: pytest.M
     text = cards.card("restorer", "purified_adversarial", measured)
     assert "udc-defense finetune default --recipe purified_adversarial --scenes DIR --crops FILE " in text
     assert "--option log=1 --option noise_levels=5,20 --option attack_steps=3 --purifier one_step " in text
-    assert " --purifier-weights robust " in text
+    assert " --purifier-weights direct " in text
     assert "| adversarially fine-tuned through the purifier | 28.00 | 22.25 |" in text and "| base network |" in text
     assert "L2 alone, without VGG19" in text and "noise_levels 5,20" in text and "{" not in text.split("---", 2)[2]
     index = ModelCard(text).data.eval_results

@@ -50,13 +50,13 @@ def test_published_numbers_are_those_of_the_results_files(capsys: pytest.Capture
 @pytest.mark.parametrize(
     ("file", "names"),
     [
-        ("spine", ["restorer default", "purifier default", "purifier robust"]),
-        ("attacks", ["restorer default", "purifier default", "purifier robust"]),
-        ("detection", ["restorer default", "purifier robust"]),
-        ("purifiers", ["restorer default", "purifier default", "purifier robust", "guide default"]),
-        ("per_photo", ["restorer default", "purifier default"]),
-        ("finetuning", [*(f"restorer {name}" for name in sorted(finetuning_suite.NETWORKS)), "purifier robust"]),
-        ("architectures", [*(f"restorer {name}" for name in NETWORKS), "purifier default", "purifier robust"]),
+        ("spine", ["restorer default", "purifier diffusion", "purifier direct"]),
+        ("attacks", ["restorer default", "purifier diffusion", "purifier direct"]),
+        ("detection", ["restorer default", "purifier direct"]),
+        ("purifiers", ["restorer default", "purifier diffusion", "purifier direct", "guide default"]),
+        ("per_photo", ["restorer default", "purifier diffusion"]),
+        ("finetuning", [*(f"restorer {name}" for name in sorted(finetuning_suite.NETWORKS)), "purifier direct"]),
+        ("architectures", [*(f"restorer {name}" for name in NETWORKS), "purifier diffusion", "purifier direct"]),
     ],
 )
 def test_results_belong_to_the_embedded_weights(file: str, names: list[str]) -> None:

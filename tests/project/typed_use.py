@@ -24,7 +24,7 @@ def the_program_of_the_readme() -> None:
 
 def every_public_name_has_a_type(image: Tensor) -> None:
     assert_type(load_restorer("default"), Restorer)
-    assert_type(load_purifier("default", noise_level=10), DiffusionPurifier)
+    assert_type(load_purifier("diffusion", noise_level=10), DiffusionPurifier)
     defense = Defense(load_restorer(), load_purifier())
     assert_type(udc_defense.threat(defense, "exact"), nn.Module)
     assert_type(pgd(defense, image, image, eps=4 / 255), AttackResult)

@@ -43,7 +43,7 @@ def load_restorer(source: str | Path = "default") -> Restorer:
     return _filled(_built(network_class, config, source), folder / WEIGHTS, source)
 
 
-def load_purifier(source: str | Path = "default", **options: Any) -> DiffusionPurifier:
+def load_purifier(source: str | Path = "diffusion", **options: Any) -> DiffusionPurifier:
     """A purifier in evaluation mode, float32, on the CPU.
 
     Args:

@@ -53,7 +53,10 @@ def add(commands: Any) -> None:
         help="of the networks under noise; bfloat16 is faster where the hardware has it, and is then what is certified",
     )
     certify.add_argument(
-        "--denoiser", default="default", metavar="NAME", help="purifier that removes the noise, by its weights; or none"
+        "--denoiser",
+        default="diffusion",
+        metavar="NAME",
+        help="purifier that removes the noise, by its weights; or none",
     )
     add_common(certify)
 

@@ -67,7 +67,7 @@ def add_purifier(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--purifier-weights",
         metavar="NAME",
-        help="embedded name, folder or Hub id (default: robust of the default purifier, else the diffusion model)",
+        help="embedded name, folder or Hub id (default: direct of the default purifier, else the diffusion model)",
     )
     parser.add_argument(
         "--noise-level",

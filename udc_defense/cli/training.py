@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from udc_defense.training.loop import Progress, TrainingSettings
     from udc_defense.training.recipes import Recipe
 
-NETWORKS = ("restorer", "purifier", "robust_purifier", "guide")
+NETWORKS = ("restorer", "purifier", "direct_purifier", "guide")
 SAMPLES = "samples"  # scenes that this project draws, and photos that scikit-image bundles
 SMALL_CROP, CROPS_OF_A_CAPTURE = 128, 4  # a capture costs more than a small crop of it
 
@@ -46,7 +46,9 @@ def add(commands: Any) -> None:
         "--option", action="append", default=[], metavar="NAME=VALUE", help="of the recipe's own; repeat for more"
     )
     finetune.add_argument("--purifier", metavar="NAME", help="see udc-defense purify --list (default: one_step)")
-    finetune.add_argument("--purifier-weights", default="default", metavar="NAME", help="embedded name, folder, Hub id")
+    finetune.add_argument(
+        "--purifier-weights", default="diffusion", metavar="NAME", help="embedded name, folder, Hub id"
+    )
     finetune.add_argument("--purify-steps", type=int, default=5, help="of ddim, dpm_solver and ode (default 5)")
     finetune.add_argument("--draws", type=int, default=1, help="purifications that are averaged (default 1)")
     finetune.add_argument("--strength", type=float, help="of a plain transform as the purifier")

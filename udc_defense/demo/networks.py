@@ -42,7 +42,7 @@ class Networks:
         CheckpointError: the restorer cannot be loaded.
     """
 
-    def __init__(self, restorer: str = "default", purifier: str = "default") -> None:
+    def __init__(self, restorer: str = "default", purifier: str = "diffusion") -> None:
         self.owner = {"restorer": restorer, "purifier": purifier}
         self._load = lru_cache(maxsize=LOADED)(_loaded)
         self._load_purifier = lru_cache(maxsize=LOADED)(_loaded_purifier)

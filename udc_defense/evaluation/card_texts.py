@@ -103,8 +103,8 @@ TEXTS = {
 }
 # What differs for a checkpoint of another name than `default`.
 OTHERS = {
-    "purifier/robust": {
-        "trained_by": "robust_purifier",
+    "purifier/direct": {
+        "trained_by": "direct_purifier",
         "purpose": "A denoiser of captures that was trained against attacks: one evaluation purifies, at "
         "t < {last_timestep} of {timesteps}.",
         "use": "Adversarial purification before a restorer in one evaluation. It was trained for the embedded restorer "

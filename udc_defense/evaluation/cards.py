@@ -134,7 +134,7 @@ def _recipe_flags(settled: dict[str, Any]) -> list[tuple[str, str]]:
         if _shown(settled[name]) != default
     ]
     if purifier := settled["purifier"]:
-        flags += [("purifier", purifier["sampler"]), ("purifier-weights", purifier.get("weights", "default"))]
+        flags += [("purifier", purifier["sampler"]), ("purifier-weights", purifier.get("weights", "diffusion"))]
     return flags
 
 

@@ -126,7 +126,7 @@ class Suite:
         self.scenes, self.seed, self.workers = scenes, seed, workers
         self.systems = systems(target, surrogate)
         self.crops = {split: [c for c in read_crops(crops, split) if c.adaptive] for split in SAMPLES}
-        sums = checkpoint_sums(target, "default") | (checkpoint_sums(surrogate) if surrogate else {})
+        sums = checkpoint_sums(target, "diffusion") | (checkpoint_sums(surrogate) if surrogate else {})
         self.head = {
             "command": "udc-defense certification --scenes DIR --crops DIR/crops.csv"
             + (f" --surrogate {surrogate}" if surrogate else ""),

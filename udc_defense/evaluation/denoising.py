@@ -61,7 +61,7 @@ def measure(scenes: Path, crops: Path, seed: int) -> dict[str, Any]:
         "command": "udc-defense denoising --scenes DIR --crops DIR/crops.csv",
         "seed": seed,
         "versions": versions(),
-        "checkpoints": checkpoint_sums("default", "default"),
+        "checkpoints": checkpoint_sums("default", "diffusion"),
         "rows": rows,
     }
 

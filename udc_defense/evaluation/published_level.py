@@ -47,7 +47,7 @@ def measure(scenes: Path, crops: Path, seed: int) -> dict[str, Any]:
         "layer": LAYER,
         "clean": f"{CLEAN} captures of {CENTRE}² of scenes that the crop list does not name",
         "versions": versions(),
-        "checkpoints": checkpoint_sums("default", "default"),
+        "checkpoints": checkpoint_sums("default", "diffusion"),
         "rows": rows,
     }
 

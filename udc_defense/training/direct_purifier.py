@@ -1,7 +1,7 @@
 """Train a purifier of one evaluation against the attacks that it will meet, for the restorer that it stands before.
 
 Adversarial training of a one-step denoiser, after arXiv 2408.00315 (from attacked to clean, not from noise to clean)
-and 2408.17064 (one evaluation). It starts from the default purifier, which has learnt what captures look like, and
+and 2408.17064 (one evaluation). It starts from the purifier `diffusion`, which has learnt what captures look like, and
 keeps its prediction of the noise: so the input passes by the network, and only what is to be removed must be learnt.
 Half of the captures are attacked through the purifier as it is at that moment, a quarter has random noise of the same
 radius, a quarter none.
@@ -33,10 +33,10 @@ ATTACK_STEPS = 3
 CLOSENESS = 0.5  # weight of staying a capture, that of the restored image being 1: other restorers shall profit too
 
 
-def train_robust_purifier(
+def train_direct_purifier(
     dataset: Dataset[tuple[Tensor, Tensor]], settings: TrainingSettings, facts: dict[str, Any]
 ) -> Iterator[Progress]:
-    """Train; the EMA weights end in `settings.out/robust_purifier` as float16, in diffusers' layout.
+    """Train; the EMA weights end in `settings.out/direct_purifier` as float16, in diffusers' layout.
 
     Args:
         dataset: captures and clean images, tone-mapped.
@@ -65,11 +65,11 @@ def train_robust_purifier(
         return (_log_error(restorer(purified).float(), clean) + CLOSENESS * _log_error(purified, captured)).mean()
 
     def finish(trained: nn.Module, run: dict[str, Any]) -> None:
-        folder = settings.out / "robust_purifier"
+        folder = settings.out / "direct_purifier"
         DDPMPipeline(trained.half(), scheduler).save_pretrained(folder)
         run = facts | run | {"last_timestep": LAST_TIMESTEP, "attack_eps_in_255ths": 255 * EPS}
-        for kind in ("purifier", "restorer"):  # what it started from, and what it was trained for
-            run[kind] = checksum(resolve("default", kind))
+        for kind, name in {"purifier": "diffusion", "restorer": "default"}.items():  # started from, trained for
+            run[kind] = checksum(resolve(name, kind))
         (folder / "training.json").write_text(json.dumps(run, indent=1), encoding="utf-8")
 
     return train(network, loss, dataset, settings, finish=finish)

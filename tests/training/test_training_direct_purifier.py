@@ -15,8 +15,8 @@ from udc_defense.checkpoints.files import checksum
 from udc_defense.checkpoints.load import load_purifier
 from udc_defense.checkpoints.resolve import resolve
 from udc_defense.noise import seeded, split
-from udc_defense.training import robust_purifier
-from udc_defense.training.robust_purifier import EPS, train_robust_purifier
+from udc_defense.training import direct_purifier
+from udc_defense.training.direct_purifier import EPS, train_direct_purifier
 
 
 def captures() -> Tensor:
@@ -24,15 +24,14 @@ def captures() -> Tensor:
 
 
 def test_it_goes_on_from_the_default_purifier_and_loads_like_it(tmp_path: Path) -> None:
-    steps = list(train_robust_purifier(Drawn(4), settings(tmp_path, steps=2), {"scenes": 2}))
+    steps = list(train_direct_purifier(Drawn(4), settings(tmp_path, steps=2), {"scenes": 2}))
     assert len(steps) == 2 and all(math.isfinite(step.loss) for step in steps)
-    folder = tmp_path / "robust_purifier"
+    folder = tmp_path / "direct_purifier"
     facts = json.loads((folder / "training.json").read_text())
     assert facts["last_timestep"] == 40 and facts["attack_eps_in_255ths"] == 8 and facts["scenes"] == 2
-    assert [facts[kind] for kind in ("purifier", "restorer")] == [
-        checksum(resolve("default", kind)) for kind in ("purifier", "restorer")
-    ]
-    before, after = (load_purifier(source, noise_level=20).network for source in ("default", folder))
+    for kind, name in {"purifier": "diffusion", "restorer": "default"}.items():
+        assert facts[kind] == checksum(resolve(name, kind))
+    before, after = (load_purifier(source, noise_level=20).network for source in ("diffusion", folder))
     shift = max(float((a - b).abs().max()) for a, b in zip(before.parameters(), after.parameters(), strict=True))
     assert 0 < shift < 0.1, "two steps of training move weights a little"
     stock = DiffusionPipeline.from_pretrained(folder, local_files_only=True).unet.state_dict()
@@ -44,11 +43,11 @@ def test_captures_are_attacked_disturbed_or_left_alone() -> None:
     image = captures()
     asked: list[list[int]] = []
 
-    def attack(chosen: list[int]) -> robust_purifier.Callable[[Tensor], Tensor]:
+    def attack(chosen: list[int]) -> direct_purifier.Callable[[Tensor], Tensor]:
         asked.append(chosen)
         return lambda x: x.flatten(1).mean(dim=1)
 
-    perturbed = robust_purifier._perturbed(image, attack, split(seeded(3), len(image), 1)[0])
+    perturbed = direct_purifier._perturbed(image, attack, split(seeded(3), len(image), 1)[0])
     delta = perturbed - image
     radius = delta.abs().flatten(1).amax(dim=1)
     assert perturbed.min() >= 0 and perturbed.max() <= 1 and not perturbed.requires_grad
