@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import math
+import os
 from pathlib import Path
 
 import cv2
 import numpy as np
+import OpenEXR
 import pytest
+import tifffile
 import torch
+from PIL import Image
 from torch import Tensor
 
 from udc_defense.errors import ImageError, SceneError
@@ -17,6 +21,7 @@ from udc_defense.imaging import LUMINANCE, MAX_RADIANCE, inverse_tone_map, tone_
 from udc_defense.scenes import (
     PHOTO_WHITE,
     Crop,
+    Pair,
     centre_crop,
     clean_image,
     perspective,
@@ -47,6 +52,21 @@ def directions(height: int, width: int) -> Tensor:
 def write_panorama(path: Path, light: Tensor) -> Path:
     """(3, H, W) as a Radiance file."""
     assert cv2.imwrite(str(path), np.ascontiguousarray(light.permute(1, 2, 0).numpy()[..., ::-1]))
+    return path
+
+
+def write_light(path: Path, light: Tensor) -> Path:
+    """(3, H, W) as a file of the kind that its name says."""
+    pixels = np.ascontiguousarray(light.permute(1, 2, 0).numpy())
+    if path.suffix == ".exr":
+        with OpenEXR.File({"compression": OpenEXR.ZIP_COMPRESSION}, {"RGB": pixels}) as file:
+            file.write(str(path))
+    elif path.suffix == ".tif":
+        tifffile.imwrite(path, pixels, photometric="rgb")
+    elif path.suffix == ".npy":
+        np.save(path, pixels)
+    else:
+        write_panorama(path, light)
     return path
 
 
@@ -102,7 +122,7 @@ class TestReadPanorama:
 
     def test_no_pixels(self, panorama_file: Path) -> None:
         panorama_file.write_bytes(panorama_file.read_bytes().replace(b"-Y 32 +X 64", b"-Y 0 +X 64"))
-        with pytest.raises(SceneError, match="damaged"):
+        with pytest.raises(SceneError, match="has no pixels"):
             read_panorama(panorama_file)
 
     @pytest.mark.parametrize("comment", [b"", b"-Y 32 +X 64\n"], ids=["plain", "with a comment that says otherwise"])
@@ -114,6 +134,13 @@ class TestReadPanorama:
         monkeypatch.setattr(cv2, "imdecode", lambda *_: pytest.fail("pixels were decoded"))
         with pytest.raises(SceneError, match="18000x9000 pixels, more than the 64 MP allowed"):
             read_panorama(panorama_file)
+
+    def test_open_exr(self, tmp_path: Path) -> None:
+        light = random_image(3, 8, 16) * 40
+        light[0, 0, 0], light[1, 0, 1] = math.inf, math.nan
+        read = read_panorama(write_light(tmp_path / "street.exr", light))
+        assert read[0, 0, 0, 0] == 1e6 and read[0, 1, 0, 1] == 0
+        assert torch.equal(read[0, :, 1:], light[:, 1:])
 
 
 class TestPerspective:
@@ -385,7 +412,90 @@ class TestReadPairs:
         expected = torch.tensor([0.0, 0.5, 0.75, 0.9, 500 / 500.25, 500 / 500.25])
         torch.testing.assert_close(read_pairs(*folders, domain="linear")[0].load()[0][0, 1, 0], expected)
         for domain in ("tonemapped", "srgb"):
-            assert torch.equal(read_pairs(*folders, domain=domain)[0].load()[1], radiance)
+            with pytest.raises(SceneError, match=r"a\.npy: holds floating-point values from 0 to 9000, not in 0…1\.$"):
+                read_pairs(*folders, domain=domain)[0].load()
+            save_array(folders[0] / "b.npy", radiance[..., :4] / 3)
+            save_array(folders[1] / "b.npy", radiance[..., :4] / 3)
+            assert torch.equal(read_pairs(*folders, domain=domain)[1].load()[1], radiance[..., :4] / 3)
+
+    @pytest.mark.parametrize("domain", ["tonemapped", "srgb"])
+    @pytest.mark.parametrize("kind", ["u1", "u2", "u4", ">u2"])
+    def test_integers_count_by_their_full_scale(self, folders: tuple[Path, Path], kind: str, domain: str) -> None:
+        """A pair has the same values as floats, as PNG and as integers."""
+        image = quantize(random_image(1, 3, 6, 9))
+        full = np.iinfo(kind).max
+        np.save(folders[0] / "a.npy", (image[0].permute(1, 2, 0).double().numpy() * full).round().astype(kind))
+        write_png(image, folders[1] / "a.png")
+        capture, clean = read_pairs(*folders, domain=domain)[0].load()
+        torch.testing.assert_close(capture, clean, atol=2e-7, rtol=0)
+
+    @pytest.mark.parametrize("kind", ["i1", "i2", "i4", "i8", "u8"])
+    def test_integers_without_a_white_are_refused(self, folders: tuple[Path, Path], kind: str) -> None:
+        for folder in folders:
+            np.save(folder / "a.npy", np.ones((4, 4, 3), kind))
+        with pytest.raises(SceneError, match=r"a\.npy: holds u?int\d+, whose white nobody knows"):
+            read_pairs(*folders)[0].load()
+
+    @pytest.mark.parametrize("value", [-0.01, 1.01, 255.0])
+    def test_floats_outside_of_the_unit_range_are_refused(self, folders: tuple[Path, Path], value: float) -> None:
+        for folder in folders:
+            np.save(folder / "a.npy", np.full((4, 4, 3), value))
+        with pytest.raises(SceneError, match=r"a\.npy: holds floating-point values .* not in 0…1\.$"):
+            read_pairs(*folders)[0].load()
+        assert read_pairs(*folders, domain="linear")[0].load()[0].isfinite().all()
+
+    @pytest.mark.parametrize("kind", ["u1.npy", "u2.npy", "png", "tif"])
+    def test_integers_are_no_light(self, folders: tuple[Path, Path], kind: str) -> None:
+        for folder in folders:
+            if kind.endswith("npy"):
+                np.save(folder / "a.npy", np.ones((4, 4, 3), kind[:2]))
+            else:
+                Image.new("RGB", (4, 4)).save(folder / f"a.{kind}")
+        with pytest.raises(SceneError, match=r"a\.\w+: (holds .*whose light nobody knows|not a Radiance .hdr file)"):
+            read_pairs(*folders, domain="linear")[0].load()
+
+    @pytest.mark.parametrize("kind", ["exr", "hdr", "tif", "npy"])
+    def test_light_of_any_file_is_the_same(self, folders: tuple[Path, Path], kind: str) -> None:
+        radiance = 2.0 ** torch.randint(-4, 8, (1, 3, 6, 9), generator=torch.Generator().manual_seed(0)).float()
+        radiance[:, 1:] = radiance[:, :1]  # Radiance shares one exponent among the channels
+        save_array(folders[0] / "a.npy", radiance)
+        write_light(folders[1] / f"a.{kind}", radiance[0])
+        capture, clean = read_pairs(*folders, domain="linear")[0].load()
+        assert torch.equal(capture, clean) and torch.equal(capture, tone_map(radiance))
+        if kind in ("exr", "hdr"):
+            with pytest.raises(ImageError, match="holds linear light"):
+                read_pairs(folders[1], folders[1])[0].load()
+
+    def test_light_that_is_no_number(self, folders: tuple[Path, Path]) -> None:
+        for folder in folders:
+            write_light(folder / "a.exr", torch.full((3, 4, 4), math.nan))
+        with pytest.raises(SceneError, match=r"a\.exr: holds values that are no numbers\.$"):
+            read_pairs(*folders, domain="linear")[0].load()
+
+    @pytest.mark.parametrize("index", [0, 1])
+    def test_two_files_of_one_name_are_not_chosen_from(self, folders: tuple[Path, Path], index: int) -> None:
+        for folder in folders:
+            write_png(torch.zeros(1, 3, 2, 2), folder / "a.png")
+        save_array(folders[index] / "a.npy", torch.zeros(1, 3, 2, 2))
+        with pytest.raises(SceneError, match=rf"{folders[index].name}: a\.npy and a\.png are two files of one name"):
+            read_pairs(*folders)
+
+    def test_files_beside_the_pictures(self, folders: tuple[Path, Path]) -> None:
+        for folder in folders:
+            write_png(torch.zeros(1, 3, 2, 2), folder / "a.png")
+        (folders[0] / "a.json").write_text("{}")
+        (folders[0] / "README.txt").write_text("How these were taken.")
+        (folders[1] / "Thumbs.db").write_bytes(b"")
+        assert [pair.name for pair in read_pairs(*folders)] == ["a"]
+
+    def test_pipe(self, folders: tuple[Path, Path]) -> None:
+        os.mkfifo(folders[0] / "a.npy")
+        save_array(folders[1] / "a.npy", torch.zeros(1, 3, 2, 2))
+        assert read_pairs(folders[1], folders[1])[0].load()[0].shape == (1, 3, 2, 2)
+        with pytest.raises(SceneError, match="'a' is in one only"):
+            read_pairs(*folders)
+        with pytest.raises(SceneError, match=r"a\.npy: is no regular file\.$"):
+            Pair("a", folders[0] / "a.npy", folders[1] / "a.npy", "srgb").load()
 
     def test_unknown_domain(self, folders: tuple[Path, Path]) -> None:
         with pytest.raises(SceneError, match="'log' is not tonemapped, srgb or linear"):

@@ -20,6 +20,7 @@ from udc_defense.errors import ImageError
 from udc_defense.formats import heif, png, signatures, tiff
 from udc_defense.formats.colour import adobe_rgb, to_srgb
 from udc_defense.formats.content import read_content
+from udc_defense.formats.opencv import decode_bytes
 from udc_defense.formats.picture import Picture, check_size, unit_floats
 
 MAX_PIXELS = 16_000_000
@@ -185,17 +186,6 @@ def _rotate(array: np.ndarray, orientation: int) -> np.ndarray:
         array = array[:, ::-1]
     turns = {3: 2, 4: 2, 5: 1, 6: 3, 7: 3, 8: 1}.get(orientation, 0)
     return np.rot90(array, turns)
-
-
-def decode_bytes(data: bytes) -> np.ndarray | None:
-    """OpenCV's decoding at full depth, channels as stored (BGR); None where it cannot."""
-    os.environ.setdefault("OPENCV_LOG_LEVEL", "SILENT")  # read when OpenCV is first imported
-    import cv2
-
-    try:
-        return cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED | cv2.IMREAD_IGNORE_ORIENTATION)
-    except cv2.error:
-        return None
 
 
 def quantize(image: Tensor, bits: int = 8) -> Tensor:

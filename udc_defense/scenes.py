@@ -1,4 +1,4 @@
-"""What light goes in: Radiance panoramas as perspective crops, ordinary photos, and folders of captured pairs.
+"""What light goes in: panoramas (.hdr, .exr) as perspective crops, ordinary photos, and folders of captured pairs.
 
 A crop list is a CSV file with the columns split, path, kind, yaw_deg, pitch_deg, fov_deg, box, adaptive; `kind` is
 `perspective` (a 256² view into a panorama) or `box` (the centre 256² of a photo, halved first where large enough).
@@ -6,8 +6,10 @@ A crop list is a CSV file with the columns split, path, kind, yaw_deg, pitch_deg
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -17,12 +19,19 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from udc_defense.errors import SceneError
-from udc_defense.images import decode_bytes, read_image
+from udc_defense.errors import ImageError, SceneError
+from udc_defense.formats import arrays
+from udc_defense.formats.content import read_content
+from udc_defense.formats.light import SUFFIXES as LIGHT_SUFFIXES
+from udc_defense.formats.light import read_light
+from udc_defense.images import MAX_BYTES, MAX_PIXELS, read_image
+from udc_defense.images import SUFFIXES as PHOTO_SUFFIXES
 from udc_defense.imaging import MAX_RADIANCE, expose, inverse_tone_map, reflected, tone_map
 
 CROP_SIZE = 256
 MAX_PANORAMA_PIXELS = 64_000_000
+MAX_STORED = 1e6  # in place of infinite light, which half floats make of suns
+PAIRED_SUFFIXES = PHOTO_SUFFIXES | LIGHT_SUFFIXES | {".npy"}
 PHOTO_WHITE = 0.98  # the brightest tone of a photo that is a surface and not a lamp; radiance 12
 LAMP_TONE = 254 / 255
 LAMP_AREA = 1 / 1000  # clipped areas up to this share of the photo can be lamps; larger ones are sky or paper
@@ -32,35 +41,32 @@ Domain = Literal["tonemapped", "srgb", "linear"]
 
 
 def read_panorama(path: Path | str) -> Tensor:
-    """An equirectangular Radiance file as linear RGB (1, 3, H, W), not exposed.
+    """An equirectangular picture of linear light, Radiance .hdr or OpenEXR, as RGB (1, 3, H, W), not exposed.
 
     Raises:
-        SceneError: the file is missing, is no Radiance picture or is larger than 64 MP.
+        SceneError: the file is missing, is no such picture or is larger than 64 MP.
     """
-    path = Path(path)
+    light = _read_light(path, MAX_PANORAMA_PIXELS)
+    light = np.nan_to_num(light, nan=0.0, posinf=MAX_STORED, neginf=0.0)
+    return torch.from_numpy(np.ascontiguousarray(light)).clamp_min(0).permute(2, 0, 1)[None]
+
+
+def _read_light(path: Path | str, max_pixels: int) -> np.ndarray:
     try:
-        data = path.read_bytes()
+        data = read_content(path, MAX_BYTES)
     except (OSError, ValueError) as error:
         raise SceneError(f"{path}: cannot be read ({getattr(error, 'strerror', None) or error}).") from error
-    width, height = _radiance_size(data, path)
-    if width * height > MAX_PANORAMA_PIXELS:
-        raise SceneError(f"{path}: {width}x{height} pixels, more than the {MAX_PANORAMA_PIXELS // 10**6} MP allowed.")
-    pixels = decode_bytes(data)
-    if pixels is None or pixels.dtype != np.float32 or pixels.ndim != 3:
-        raise SceneError(f"{path}: damaged, its pixels cannot be decoded.")
-    light = torch.from_numpy(np.nan_to_num(np.ascontiguousarray(pixels[..., ::-1]), nan=0.0, posinf=1e6, neginf=0.0))
-    return light.clamp_min(0).permute(2, 0, 1)[None]
+    with _scene_error(path):
+        return read_light(data, max_pixels)
 
 
-def _radiance_size(data: bytes, path: Path) -> tuple[int, int]:
-    """Width and height from the line `-Y height +X width` that follows the header, before anything is decoded."""
-    head, _, body = data[:4096].partition(b"\n\n")
-    if not head.startswith((b"#?RADIANCE", b"#?RGBE")):
-        raise SceneError(f"{path}: not a Radiance .hdr file.")
-    words = body.partition(b"\n")[0].split()
-    if len(words) == 4 and words[0] == b"-Y" and words[2] == b"+X" and words[1].isdigit() and words[3].isdigit():
-        return int(words[3]), int(words[1])
-    raise SceneError(f"{path}: its header is not followed by a line '-Y height +X width'.")
+@contextlib.contextmanager
+def _scene_error(path: Path | str) -> Iterator[None]:
+    """The sentence of a decoder, with the name of the file."""
+    try:
+        yield
+    except ImageError as error:
+        raise SceneError(f"{path}: {error}") from error
 
 
 def perspective(
@@ -238,16 +244,22 @@ class Pair:
     clean: Path
     domain: Domain
 
+    @property
+    def files(self) -> tuple[Path, Path]:
+        return self.capture, self.clean
+
     def load(self) -> tuple[Tensor, Tensor]:
         """Capture and clean image, each (1, 3, H, W) in the tone-mapped domain."""
-        capture, clean = (to_tone_mapped(_read_array(path), self.domain) for path in (self.capture, self.clean))
+        capture, clean = (to_tone_mapped(_read_values(path, self.domain), self.domain) for path in self.files)
         if capture.shape != clean.shape:
             raise SceneError(f"{self.name}: capture {_size(capture)} and clean image {_size(clean)} differ in size.")
         return capture, clean
 
 
 def read_pairs(captures: Path | str, clean: Path | str, domain: Domain = "tonemapped") -> list[Pair]:
-    """Pairs of files of equal stem in two folders: PNG of 8 or 16 bit, other images, or .npy of shape (H, W, 3).
+    """Pairs of files of equal stem in two folders: photos, or .npy of shape (H, W, 3).
+
+    Integers count by their full scale. In the domain `linear` all are floats: .npy, OpenEXR, Radiance .hdr, TIFF.
 
     Args:
         captures: the folder of captures.
@@ -255,7 +267,7 @@ def read_pairs(captures: Path | str, clean: Path | str, domain: Domain = "tonema
         domain: `tonemapped` (x/(x+0.25), as SYNTH's), `srgb` (display-referred, as T-OLED and P-OLED), or `linear`.
 
     Raises:
-        SceneError: a folder cannot be read, or a capture lacks its ground truth.
+        SceneError: a folder cannot be read, has two files of one stem, or a capture lacks its ground truth.
     """
     if domain not in ("tonemapped", "srgb", "linear"):
         raise SceneError(f"domain {domain!r} is not tonemapped, srgb or linear.")
@@ -271,7 +283,12 @@ def _stems(folder: Path | str) -> dict[str, Path]:
         files = [path for path in Path(folder).iterdir() if path.is_file() and not path.name.startswith(".")]
     except OSError as error:
         raise SceneError(f"{folder}: cannot be read as a folder ({error.strerror}).") from error
-    return {path.stem: path for path in files}
+    stems: dict[str, Path] = {}
+    for path in sorted(files):
+        if path.suffix.lower() in PAIRED_SUFFIXES and stems.setdefault(path.stem, path) != path:
+            both = f"{stems[path.stem].name} and {path.name}"
+            raise SceneError(f"{folder}: {both} are two files of one name; which one is meant is not guessed at.")
+    return stems
 
 
 def to_tone_mapped(image: Tensor, domain: Domain) -> Tensor:
@@ -283,17 +300,19 @@ def to_tone_mapped(image: Tensor, domain: Domain) -> Tensor:
     return tone_map(image.clamp(0, MAX_RADIANCE)) if domain == "linear" else image
 
 
-def _read_array(path: Path) -> Tensor:
-    if path.suffix.lower() != ".npy":
+def _read_values(path: Path, domain: Domain) -> Tensor:
+    """A file of a pair as (1, 3, H, W), in the values of its domain."""
+    if path.suffix.lower() == ".npy":
+        with _scene_error(path):
+            array = arrays.read_array(path, MAX_PIXELS)
+            values = arrays.light(array) if domain == "linear" else arrays.unit_range(array)
+    elif domain == "linear":
+        values = _read_light(path, MAX_PIXELS)
+        if np.isnan(values).any():
+            raise SceneError(f"{path}: holds values that are no numbers.")
+    else:
         return read_image(path)
-    try:
-        array = np.lib.format.open_memmap(path, mode="r")  # a header that promises too much allocates nothing
-    except (OSError, ValueError, SyntaxError) as error:
-        raise SceneError(f"{path}: cannot be read as a NumPy array.") from error
-    usable = array.ndim == 3 and array.shape[2] == 3 and array.size > 0 and array.dtype.kind in "fiu"
-    if not (usable and np.isfinite(array).all()):
-        raise SceneError(f"{path}: holds {array.dtype} {array.shape}, not finite values of shape (H, W, 3).")
-    return torch.from_numpy(np.array(array, dtype=np.float32)).permute(2, 0, 1)[None]
+    return torch.from_numpy(np.ascontiguousarray(values)).permute(2, 0, 1)[None]
 
 
 def _size(image: Tensor) -> str:

@@ -326,7 +326,7 @@ class TestListScenes:
 
     def test_nothing_left(self, scenes: Path, tmp_path: Path) -> None:
         (scenes / "crops.csv").write_text(HEADER + "val,hdr/street.hdr,perspective,0,0,80,,1\n")
-        with pytest.raises(SceneError, match=r"holds no \.hdr panorama or photo to train on\.$"):
+        with pytest.raises(SceneError, match=r"holds no panorama \(\.hdr, \.exr\) or photo to train on\.$"):
             list_scenes(scenes / "hdr", scenes / "crops.csv")
         with pytest.raises(SceneError):
             list_scenes(tmp_path / "nowhere")

@@ -68,7 +68,9 @@ def add(commands: Any) -> None:
 
 
 def _add_run(parser: argparse.ArgumentParser, *, steps: int, batch: int, learning_rate: float) -> None:
-    parser.add_argument("--scenes", metavar="DIR", help="panoramas (.hdr) and photos; `samples`: a few that come along")
+    parser.add_argument(
+        "--scenes", metavar="DIR", help="panoramas (.hdr, .exr), photos; `samples`: a few that come along"
+    )
     parser.add_argument("--crops", type=Path, metavar="FILE", help="crop list whose scenes are kept out of training")
     parser.add_argument("--panel", action="append", metavar="NAME", help="axon20, toled or poled; repeat to mix")
     parser.add_argument("--out", type=Path, required=True, metavar="DIR")

@@ -24,6 +24,7 @@ from udc_defense.evaluation import digits
 from udc_defense.evaluation.membership import infer_membership
 from udc_defense.evaluation.runner import CENTRE
 from udc_defense.evaluation.transfer import transfer_row, transfer_success
+from udc_defense.formats.light import SUFFIXES as LIGHT_SUFFIXES
 from udc_defense.images import write_file
 from udc_defense.metrics import psnr
 from udc_defense.photo.settings import Settings
@@ -103,7 +104,7 @@ def _captured(crop: Crop, scenes: Path, seed: int) -> tuple[Tensor, Tensor]:
 
 def _view(path: Path) -> Crop:
     """A member as an image of the same kind as the crops of the list."""
-    kind = "perspective" if path.suffix.lower() == ".hdr" else "box"
+    kind = "perspective" if path.suffix.lower() in LIGHT_SUFFIXES else "box"
     return Crop("train", path.as_posix(), kind, yaw=0.0, pitch=0.0, fov=FIELD_OF_VIEW, adaptive=False)
 
 

@@ -12,12 +12,13 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from udc_defense.errors import SceneError, SettingError
+from udc_defense.formats.light import SUFFIXES as LIGHT_SUFFIXES
+from udc_defense.images import SUFFIXES as PHOTO_SUFFIXES
 from udc_defense.images import read_image
 from udc_defense.imaging import MAX_RADIANCE, capture, expose
 from udc_defense.optics import get_panel, panel_psf, random_psf
 from udc_defense.scenes import CROP_SIZE, Pair, clean_image, perspective, read_crops, read_panorama, scene_from_photo
 
-PHOTO_SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff"}
 EXPOSURE_STOPS = 1.0  # scenes are shown between half and twice their exposure
 
 
@@ -29,11 +30,11 @@ def list_scenes(folder: Path | str, crops: Path | str | None = None) -> list[Pat
     """
     folder = Path(folder)
     kept_out = set() if crops is None else {Path(crop.path).parts for crop in read_crops(crops)}
-    files = sorted(path for path in folder.rglob("*") if path.suffix.lower() in PHOTO_SUFFIXES | {".hdr"})
+    files = sorted(path for path in folder.rglob("*") if path.suffix.lower() in PHOTO_SUFFIXES | LIGHT_SUFFIXES)
     # By the end of the path: neither the list nor the folder need lie where the list's paths start from.
     scenes = [path for path in files if not any(path.resolve().parts[-len(tail) :] == tail for tail in kept_out)]
     if not scenes:
-        raise SceneError(f"{folder}: holds no .hdr panorama or photo to train on.")
+        raise SceneError(f"{folder}: holds no panorama (.hdr, .exr) or photo to train on.")
     return scenes
 
 
@@ -41,7 +42,7 @@ class SimulatedCaptures(Dataset[tuple[Tensor, Tensor]]):
     """Item i: `crops` random crops of one simulated capture and of its clean image, each (crops, 3, size, size).
 
     Args:
-        scenes: panoramas (.hdr) and photos.
+        scenes: panoramas (.hdr, .exr) and photos.
         panels: names to draw from; a name given twice is drawn twice as often.
         length: number of items.
         size: side of a crop.
@@ -72,7 +73,7 @@ class SimulatedCaptures(Dataset[tuple[Tensor, Tensor]]):
 
     def _view(self, generator: torch.Generator) -> Tensor:
         path = self.scenes[_choice(len(self.scenes), generator)]
-        if path.suffix.lower() != ".hdr":
+        if path.suffix.lower() not in LIGHT_SUFFIXES:
             return scene_from_photo(_random_crop(_photo(path), generator))
         yaw, pitch, fov, stops = torch.rand(4, generator=generator).tolist()
         view = perspective(_panorama(path), yaw=360 * yaw, pitch=40 * pitch - 20, fov=60 + 40 * fov)
