@@ -10,15 +10,15 @@ from typing import Any
 import pytest
 import torch
 from diffusers import DDPMPipeline, DDPMScheduler, UNet2DModel
-from restorer_contract import picture, randomised
+from restorer_contract import contracts, picture, randomised
 from torch import Tensor, nn
 
 from udc_defense import cli, export
-from udc_defense.checkpoints.files import checksum
+from udc_defense.checkpoints.files import EMBEDDED, checksum, embedded_names
 from udc_defense.checkpoints.load import load_purifier, load_restorer
 from udc_defense.errors import CheckpointError, SettingError
 from udc_defense.restorers.gated_unet import GatedUNet
-from udc_defense.tiles import pad_to_multiple
+from udc_defense.tiles import _pad_any_size, pad_to_multiple
 
 SIZES = [(1, 1, 1), (2, 1, 40), (1, 5, 7), (3, 16, 8), (1, 17, 9), (2, 50, 33)]
 
@@ -154,15 +154,96 @@ def test_a_network_that_is_not_there(runtime: Any, tmp_path: Path) -> None:
         export.export_purifier("nothing", tmp_path / "net.onnx")
 
 
+def assert_exports_or_says_why(source: Path, out: Path) -> None:
+    """What `export` itself compares is what counts here; the tests above show that it is right about that."""
+    network = load_restorer(source)
+    if network.not_exportable:
+        with pytest.raises(CheckpointError) as caught:
+            export.export_restorer(str(source), out)
+        assert str(caught.value) == f"{source}: cannot be exported to ONNX, for {network.not_exportable}."
+        assert not out.exists()
+        return
+    done = export.export_restorer(str(source), out)
+    assert done.difference < 1e-4 and out.is_file()
+    assert {batch for batch, *_ in done.compared} == {1, 2}
+    heights, widths = zip(*(sides for batch, _, *sides in done.compared if batch == 2), strict=True)
+    for window in filter(lambda side: side > 1, network.windows):
+        assert min(heights) < window < max(heights) and min(widths) < window < max(widths)
+
+
+@pytest.mark.parametrize("contract", contracts())
+def test_every_restorer_exports_for_any_size_and_batch(runtime: Any, contract: str, tmp_path: Path) -> None:
+    contracts()[contract]().network().save_pretrained(tmp_path / "net")
+    assert_exports_or_says_why(tmp_path / "net", tmp_path / "net.onnx")
+
+
+def embedded(kind: str) -> list[str]:
+    """One embedded checkpoint of each configuration."""
+    configs = {name: (EMBEDDED / kind / name).glob("**/*config.json") for name in embedded_names(kind)}
+    return list({"".join(path.read_text() for path in sorted(files)): name for name, files in configs.items()}.values())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", embedded("restorer"))
+def test_every_embedded_restorer_exports(runtime: Any, name: str, tmp_path: Path) -> None:
+    assert_exports_or_says_why(EMBEDDED / "restorer" / name, tmp_path / "net.onnx")
+
+
+@pytest.mark.parametrize("name", embedded_names("purifier"))
+def test_every_embedded_purifier_exports(runtime: Any, name: str, tmp_path: Path) -> None:
+    export.export_purifier(name, tmp_path / "step.onnx")
+    network, noised = load_purifier(name).network, picture(2, 3, 24, 40)  # multiples: no padding
+    times, signal = torch.tensor([20, 3]), load_purifier(name).signal
+    with torch.no_grad():
+        clean = network(noised, times).sample
+    if network_predicts(name) == "epsilon":
+        amplitude, deviation = (level.sqrt().view(-1, 1, 1, 1).float() for level in (signal[times], 1 - signal[times]))
+        clean = (noised - deviation * clean) / amplitude
+    assert (ran(runtime, tmp_path / "step.onnx", noised=noised, timestep=times) - clean).abs().max() < 1e-4
+
+
+def network_predicts(name: str) -> str:
+    path = EMBEDDED / "purifier" / name / "scheduler" / "scheduler_config.json"
+    return json.loads(path.read_text())["prediction_type"]
+
+
+def test_a_restorer_may_say_why_it_has_no_file(
+    runtime: Any, restorer: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(GatedUNet, "not_exportable", "its heart is a number that ONNX does not know")
+    assert_exports_or_says_why(restorer, tmp_path / "net.onnx")
+
+
+def test_what_cannot_be_exported_is_told_in_one_line(
+    runtime: Any, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """The exporter prints whole graphs, and the runtime writes to the process's own stderr."""
+    for network in ("Unknown", "Unshaped", "Unbatched"):
+        assert cli.main(["export", "--restorer", f"{__name__}:{network}", "--out", str(tmp_path / "net.onnx")]) == 2
+        out, err = capfd.readouterr()
+        assert out == "" and len(err.splitlines()) == 1 and len(err) < 500
+
+
+class Unshaped(nn.Module):
+    """A kernel whose shape a trace does not know."""
+
+    def forward(self, image: Tensor) -> Tensor:
+        kernel = torch.ones(1, 1, 1, 1).expand(image.shape[1], -1, -1, -1)
+        return nn.functional.conv2d(image, kernel, groups=image.shape[1])
+
+
+class Unbatched(nn.Module):
+    """A number of images that a trace freezes."""
+
+    def forward(self, image: Tensor) -> Tensor:
+        return image + torch.zeros(len(image), 1, 1, 1)
+
+
 @pytest.mark.parametrize("size", [(1, 1), (3, 20), (9, 5), (16, 8), (8, 15), (7, 9)])
 @pytest.mark.parametrize("multiple", [1, 4, 16])
-def test_padding_for_any_size_is_that_of_restorers(size: tuple[int, int], multiple: int) -> None:
-    seen: list[Tensor] = []
+def test_padding_of_any_size_is_that_of_restorers(size: tuple[int, int], multiple: int) -> None:
     image = picture(2, 3, *size)
-
-    def network(padded: Tensor) -> Tensor:
-        seen.append(padded)
-        return padded
-
-    assert torch.equal(export._padded(network, image, multiple), image)
-    assert torch.equal(seen[0], pad_to_multiple(image, multiple))
+    height, width = size
+    assert torch.equal(
+        _pad_any_size(image, bottom=-height % multiple, right=-width % multiple), pad_to_multiple(image, multiple)
+    )

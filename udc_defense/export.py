@@ -6,8 +6,10 @@ computes is compared with PyTorch before it is written, and the file says where 
 
 from __future__ import annotations
 
+import contextlib
+import sys
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -22,10 +24,12 @@ from udc_defense.images import write_file
 from udc_defense.noise import seeded
 from udc_defense.purifiers.diffusion import DiffusionPurifier
 from udc_defense.restorers.base import Restorer
+from udc_defense.tiles import pad_to_multiple
 
 TOLERANCE = 1e-4  # of the largest difference; 1/255 is 4e-3
+SILENT = 4  # of onnxruntime's levels of severity
 TRACED = (2, 3, 37, 54)
-COMPARED = ((1, 3, 41, 67), (3, 3, 64, 33))
+COMPARED = ((1, 3, 41, 67), (2, 3, 64, 33))
 TONE_MAPPED = "RGB in [0, 1], tone-mapped by t = x / (x + 0.25)"
 
 
@@ -36,11 +40,11 @@ class Export:
     path: Path
     bytes: int
     difference: float
-    compared: tuple[tuple[int, ...], ...] = COMPARED
+    compared: tuple[tuple[int, ...], ...]
 
 
 def export_restorer(source: str, out: Path | str) -> Export:
-    """Write `image` (B, 3, H, W) -> `restored`, as the restorer's own `forward`.
+    """Write `image` (B, 3, H, W) -> `restored`, as the restorer's own `forward` without tiles.
 
     Args:
         source: as `load_restorer` takes it.
@@ -53,9 +57,29 @@ def export_restorer(source: str, out: Path | str) -> Export:
     """
     _check_extra()
     restorer = load_restorer(source)
-    cases = (({"image": image}, restorer(image)) for image in map(_picture, COMPARED))
+    if restorer.not_exportable:
+        raise CheckpointError(f"{source}: cannot be exported to ONNX, for {restorer.not_exportable}.")
     facts = {"domain": TONE_MAPPED, "kind": "restorer", "source": source, "sha256": weights_sum(source, "restorer")}
-    return _write(_RestorerGraph(restorer), {"image": _picture(TRACED)}, "restored", cases, facts, Path(out))
+    with _untiled(restorer):
+        cases = (({"image": image}, restorer(image)) for image in map(_picture, _compared(restorer.windows)))
+        return _write(restorer, {"image": _picture(TRACED)}, "restored", cases, facts, Path(out))
+
+
+@contextlib.contextmanager
+def _untiled(restorer: Restorer) -> Iterator[None]:
+    """No image is larger than a tile; an imported network is in use elsewhere, and gets its tiles back."""
+    size = restorer.tile_size
+    restorer.tile_size = sys.maxsize
+    try:
+        yield
+    finally:
+        restorer.tile_size = size
+
+
+def _compared(windows: Iterable[int]) -> list[tuple[int, ...]]:
+    """Shapes at which the two are compared: odd sides, several batches, both sides shorter and longer than windows."""
+    around = [(side // 2 + 1, side + side // 2 + 1) for side in dict.fromkeys(windows) if side > 1]
+    return [*COMPARED, *(shape for short, long in around for shape in ((2, 3, short, long), (2, 3, long, short)))]
 
 
 def export_purifier(source: str, out: Path | str) -> Export:
@@ -90,23 +114,13 @@ def export_purifier(source: str, out: Path | str) -> Export:
 def _steps(purifier: DiffusionPurifier, last: int) -> Iterator[tuple[dict[str, Tensor], Tensor]]:
     """Images at several timesteps, and what the samplers see of the network there."""
     diffusion = purifier.diffusion
-    for shape in COMPARED:
+    for shape in _compared((purifier.multiple,)):
         times = torch.linspace(0, last, shape[0]).long() if shape[0] > 1 else torch.tensor([last])
         noised = 2 * _picture(shape) - 1
         clean = [
             diffusion.clean(x, t, diffusion.predict(x, t)) for x, t in zip(noised.split(1), times.tolist(), strict=True)
         ]
         yield {"noised": noised, "timestep": times}, torch.cat(clean)
-
-
-class _RestorerGraph(nn.Module):
-    def __init__(self, restorer: Restorer) -> None:
-        super().__init__()
-        self.restorer = restorer
-
-    def forward(self, image: Tensor) -> Tensor:
-        net = self.restorer
-        return _padded(lambda x: net.from_network(net.network_forward(net.to_network(x))), image, net.multiple)
 
 
 class _StepGraph(nn.Module):
@@ -120,27 +134,12 @@ class _StepGraph(nn.Module):
         self.register_buffer("deviation", (1 - purifier.signal).sqrt().float())
 
     def forward(self, noised: Tensor, timestep: Tensor) -> Tensor:
-        predicted = _padded(lambda x: self.network(x, timestep).sample, noised, self.multiple)
+        height, width = noised.shape[-2:]
+        predicted = self.network(pad_to_multiple(noised, self.multiple), timestep).sample[..., :height, :width]
         if self.prediction == "sample":
             return predicted
         amplitude, deviation = (table[timestep].view(-1, 1, 1, 1) for table in (self.amplitude, self.deviation))
         return (noised - deviation * predicted) / amplitude
-
-
-def _padded(network: Callable[[Tensor], Tensor], image: Tensor, multiple: int) -> Tensor:
-    """The network on an image padded as `pad_to_multiple` does, in operations that hold for any size."""
-    height, width = image.shape[-2:]
-    rows, columns = ((side + multiple - 1) // multiple * multiple for side in (height, width))
-    # Both sides are reflected or none is.
-    reflects = (torch.as_tensor(rows) < 2 * height) & (torch.as_tensor(columns) < 2 * width)
-    padded = image.index_select(-2, _index(height, rows, reflects)).index_select(-1, _index(width, columns, reflects))
-    return network(padded)[..., :height, :width]
-
-
-def _index(side: int, length: int, reflects: Tensor) -> Tensor:
-    """Where each row of the padded image comes from."""
-    position, last = torch.arange(length), side - 1
-    return torch.where(reflects, last - (position - last).abs(), position.clamp(max=last))
 
 
 def _write(
@@ -153,7 +152,7 @@ def _write(
 ) -> Export:
     try:
         content = _exported(graph.eval(), example, output, facts)
-        difference = _difference(content, cases)
+        shapes, difference = _difference(content, cases)
     except Exception as error:  # whatever an operation that ONNX lacks makes it raise
         problem = f"{type(error).__name__}: {error}".partition("\n")[0].rstrip(" .:")
         raise CheckpointError(f"{facts['source']}: cannot be exported to ONNX ({problem}).") from error
@@ -162,7 +161,7 @@ def _write(
             f"{facts['source']}: as ONNX it differs from PyTorch by {difference:.1e}, more than {TOLERANCE:.0e}."
         )
     write_file(out, content)
-    return Export(out, len(content), difference)
+    return Export(out, len(content), difference, shapes)
 
 
 def _exported(graph: nn.Module, example: dict[str, Tensor], output: str, facts: dict[str, str]) -> bytes:
@@ -170,7 +169,7 @@ def _exported(graph: nn.Module, example: dict[str, Tensor], output: str, facts: 
 
     axes = {0: "batch", 2: "height", 3: "width"}
     dynamic = {name: axes if value.dim() == 4 else {0: "batch"} for name, value in example.items()} | {output: axes}
-    with TemporaryDirectory() as folder, warnings.catch_warnings():
+    with TemporaryDirectory() as folder, warnings.catch_warnings(), _no_graph_printed():
         file = Path(folder) / "network.onnx"
         warnings.simplefilter("ignore")  # it cannot know that the comparison follows
         torch.onnx.export(
@@ -191,17 +190,32 @@ def _exported(graph: nn.Module, example: dict[str, Tensor], output: str, facts: 
     return model.SerializeToString()
 
 
+@contextlib.contextmanager
+def _no_graph_printed() -> Iterator[None]:
+    """The exporter prints the whole graph of what it cannot export; its switch is stuck (`setup_onnx_logging`)."""
+    log = torch._C._jit_onnx_log
+    torch._C._jit_onnx_log = lambda *words: None
+    try:
+        yield
+    finally:
+        torch._C._jit_onnx_log = log
+
+
 @torch.no_grad()
-def _difference(content: bytes, cases: Iterator[tuple[dict[str, Tensor], Tensor]]) -> float:
-    """The largest one between onnxruntime and PyTorch; NaN where either gives that."""
+def _difference(
+    content: bytes, cases: Iterator[tuple[dict[str, Tensor], Tensor]]
+) -> tuple[tuple[tuple[int, ...], ...], float]:
+    """Shapes, and the largest difference between onnxruntime and PyTorch; NaN where either gives that."""
     import onnxruntime
 
-    session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
-    differences = []
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = SILENT
+    session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+    found = {}
     for inputs, expected in cases:
-        (found,) = session.run(None, {name: value.numpy() for name, value in inputs.items()})
-        differences.append((torch.from_numpy(found) - expected).abs().max())
-    return torch.stack(differences).max().item()
+        (output,) = session.run(None, {name: value.numpy() for name, value in inputs.items()})
+        found[tuple(expected.shape)] = (torch.from_numpy(output) - expected).abs().max()
+    return tuple(found), torch.stack(list(found.values())).max().item()
 
 
 def _picture(shape: tuple[int, ...]) -> Tensor:

@@ -82,6 +82,23 @@ def pad_to_multiple(image: Tensor, multiple: int) -> Tensor:
 
 def pad(image: Tensor, *, bottom: int, right: int) -> Tensor:
     """Pad by reflection, by the edge where the image is too small to reflect."""
+    if torch.jit.is_tracing():
+        return _pad_any_size(image, bottom=bottom, right=right)
     height, width = image.shape[-2:]
     mode = "reflect" if bottom < height and right < width else "replicate"
     return F.pad(image, (0, right, 0, bottom), mode=mode) if bottom or right else image
+
+
+def _pad_any_size(image: Tensor, *, bottom: int, right: int) -> Tensor:
+    """The same in operations that hold for any size: a trace keeps the branches that its own image took."""
+    height, width = image.shape[-2:]
+    # Both sides are reflected or none is.
+    reflects = (torch.as_tensor(bottom) < height) & (torch.as_tensor(right) < width)
+    rows, columns = _index(height, height + bottom, reflects), _index(width, width + right, reflects)
+    return image.index_select(-2, rows).index_select(-1, columns)
+
+
+def _index(side: int, length: int, reflects: Tensor) -> Tensor:
+    """Where each row of the padded image comes from."""
+    position, last = torch.arange(length), side - 1
+    return torch.where(reflects, last - (position - last).abs(), position.clamp(max=last))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from pathlib import Path
 
 import pytest
@@ -81,6 +82,13 @@ class RestorerContract:
         with torch.no_grad():
             tiled = network(image)
         assert tiled.shape == image.shape and tiled.isfinite().all()
+
+
+def contracts() -> dict[str, type[RestorerContract]]:
+    """The subclasses in `tests/restorers` by their own names."""
+    for path in sorted((Path(__file__).parents[1] / "restorers").glob("test_*.py")):
+        importlib.import_module(path.stem)
+    return {subclass.__name__: subclass for subclass in RestorerContract.__subclasses__()}
 
 
 def picture(*shape: int, seed: int = 0) -> Tensor:

@@ -86,8 +86,8 @@ def convert(
             and weight norm.
         out: a folder that does not exist or is empty; it appears complete or not at all.
         architecture: a name in `LAYOUTS` or `spandrel`, where the weights are not to be asked which network they are.
-        settings: values of what the weights do not tell: `psf_code` of discnet and udc_unet, `img_size` of uformer,
-            `window` of nafnet.
+        settings: values of what the weights do not tell: `psf_code` of discnet and udc_unet, `img_size` and
+            `shift_flag` of uformer, `window` of nafnet.
 
     Raises:
         CheckpointError: the file is no checkpoint, holds more than plain weights, or fits no network.
@@ -307,7 +307,9 @@ LAYOUTS = {
     "discnet": Layout(frozenset({"conv_11.0.weight", "kconv_11.0.weight"}), _discnet, ("psf_code",)),
     "nafnet": Layout(frozenset({"intro.weight", "downs.0.weight", "ending.weight"}), _nafnet, ("window",)),
     "udc_unet": Layout(frozenset({"conv_first.0.weight", "k_head.0.weight"}), _udc_unet, ("psf_code",)),
-    "uformer": Layout(frozenset({"input_proj.proj.0.weight", "dowsample_0.conv.0.weight"}), _uformer, ("img_size",)),
+    "uformer": Layout(
+        frozenset({"input_proj.proj.0.weight", "dowsample_0.conv.0.weight"}), _uformer, ("img_size", "shift_flag")
+    ),
 }
 
 

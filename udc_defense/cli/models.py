@@ -41,7 +41,7 @@ def add(commands: Any) -> None:
         action="append",
         default=[],
         metavar="NAME=VALUE",
-        help="what weights do not tell, as JSON: psf_code, img_size of uformer, window of nafnet; repeat for more",
+        help="what weights do not tell, as JSON: psf_code, img_size or shift_flag of uformer, window of nafnet",
     )
     convert.add_argument("--out", type=Path, required=True, metavar="DIR", help="new or empty")
 

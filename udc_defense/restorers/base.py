@@ -16,12 +16,20 @@ class Restorer(ModelMixin, ConfigMixin):
         stride: of its coarsest grid, to which tiles are aligned; 0 stands for `multiple`.
         tile_size: larger images are restored in tiles of this side.
         tile_overlap: pixels that neighbouring tiles share.
+        not_exportable: why no ONNX file can hold the network, as the end of a sentence; empty where one can. A method
+            that needs a step which ONNX lacks says so here, and `export` repeats it.
     """
 
     multiple = 1
     stride = 0
     tile_size = 640
     tile_overlap = 128
+    not_exportable = ""
+
+    @property
+    def windows(self) -> tuple[int, ...]:
+        """Sides of an image, in pixels, below which it computes something else than above; `export` compares both."""
+        return (self.stride or self.multiple,)
 
     def forward(self, image: Tensor) -> Tensor:
         """Capture (B, 3, H, W) to restored image, both tone-mapped. Nothing is clamped; metrics and files clamp."""

@@ -23,15 +23,16 @@ DILATIONS = (1, 2, 4, 8)
 class SharedFilter(nn.Module):
     """One learned filter for every channel; it starts as the identity."""
 
-    def __init__(self, size: int) -> None:
+    def __init__(self, channels: int, size: int) -> None:
         super().__init__()
+        self.channels = channels
         self.weight = nn.Parameter(torch.zeros(1, 1, size, size))
         with torch.no_grad():
             self.weight[..., size // 2, size // 2] = 1
 
     def forward(self, x: Tensor) -> Tensor:
-        channels, size = x.shape[1], self.weight.shape[-1]
-        return F.conv2d(x, self.weight.expand(channels, -1, -1, -1), padding=size // 2, groups=channels)
+        weight = self.weight.expand(self.channels, -1, -1, -1)
+        return F.conv2d(x, weight, padding=self.weight.shape[-1] // 2, groups=self.channels)
 
 
 class NormalisedConv(nn.Module):
@@ -58,7 +59,7 @@ class SmoothDilatedBlock(nn.Module):
     def __init__(self, width: int) -> None:
         super().__init__()
         for dilation in DILATIONS:
-            self.add_module(f"pre_conv{dilation}", SharedFilter(2 * dilation - 1))
+            self.add_module(f"pre_conv{dilation}", SharedFilter(width, 2 * dilation - 1))
             self.add_module(f"conv{dilation}", NormalisedConv(width, width // 2, dilation))
         self.conv = nn.Conv2d(len(DILATIONS) * (width // 2), width, 3, padding=1, bias=False)
 

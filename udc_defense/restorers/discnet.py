@@ -131,7 +131,7 @@ def dynamic_filter(feature: Tensor, hidden: Tensor, predict: nn.Module, activati
 
 def spread_code(code: Sequence[float], image: Tensor) -> Tensor:
     """A constant plane per number, (B, len(code), H, W)."""
-    return image.new_tensor(code).view(1, -1, 1, 1).expand(len(image), -1, *image.shape[-2:])
+    return image.new_tensor(code).view(1, -1, 1, 1).expand(image.shape[0], -1, *image.shape[-2:])
 
 
 def _conv(before: int, after: int, activation: nn.Module, *, size: int = 3, stride: int = 1) -> nn.Sequential:

@@ -57,6 +57,11 @@ class NAFNet(Restorer):
         )
         self.ending = nn.Conv2d(width, 3, 3, padding=1)
 
+    @property
+    def windows(self) -> tuple[int, ...]:
+        window = self.config["window"]
+        return (self.stride,) if window is None else (self.stride, window)
+
     def network_forward(self, image: Tensor) -> Tensor:
         """Values of about [0, 1], (B, 3, H, W), any sides: the network pads by zeros, which count in the means."""
         height, width = image.shape[-2:]
@@ -120,11 +125,18 @@ class Mean(nn.Module):
 def _sliding_mean(x: Tensor, dim: int, window: int) -> Tensor:
     """Means along one side by differences of a running sum; windows start at 0 … side - window, borders repeat."""
     side = x.shape[dim]
-    window = min(window, side)
-    total = F.pad(x.movedim(dim, -1).cumsum(dim=-1, dtype=torch.promote_types(x.dtype, torch.float32)), (1, 0))
-    mean = ((total[..., window:] - total[..., :-window]) / window).to(x.dtype)
-    index = torch.arange(side, device=x.device) - (window - 1) // 2
-    return mean[..., index.clamp(0, side - window)].movedim(-1, dim)
+    window = (side + window - abs(side - window)) // 2  # the smaller one, without a branch that a trace would freeze
+    total = x.cumsum(dim=dim, dtype=torch.promote_types(x.dtype, torch.float32))
+    total = F.pad(total, _along(dim, 1, 0))
+    count = side + 1 - window
+    mean = ((total.narrow(dim, window, count) - total.narrow(dim, 0, count)) / window).to(x.dtype)
+    before = (window - 1) // 2
+    return F.pad(mean, _along(dim, before, window - 1 - before), mode="replicate")
+
+
+def _along(dim: int, before: int, after: int) -> tuple[int, int, int, int]:
+    """Arguments of `F.pad` for one side of (B, C, H, W)."""
+    return (before, after, 0, 0) if dim == 3 else (0, 0, before, after)
 
 
 def _gate(x: Tensor) -> Tensor:

@@ -51,12 +51,33 @@ class SpandrelRestorer(Restorer):
         # What spandrel calls the network with, such as a map of the noise's level, is public only in its clamping call.
         self._call = official._call_fn
 
+    @property
+    def windows(self) -> tuple[int, ...]:
+        return (self.stride, self.sizes.minimum)
+
     def network_forward(self, image: Tensor) -> Tensor:
         """Values of about [0, 1], (B, 3, H, W), any sides: padded as the architecture asks."""
         height, width = image.shape[-2:]
-        right, bottom = self.sizes.get_padding(width, height)
+        right, bottom = self._padding(width, height)
         padded = pad(image, bottom=bottom, right=right)
-        return torch.cat([self._call(self.network, one) for one in padded.split(1)])[..., :height, :width]
+        # A trace would keep the number of images; what becomes of several is compared by `export`.
+        parts = (padded,) if torch.jit.is_tracing() else padded.split(1)
+        return torch.cat([self._call(self.network, part) for part in parts])[..., :height, :width]
+
+    def _padding(self, width: int, height: int) -> tuple[int, int]:
+        """What spandrel's `SizeRequirements.get_padding` gives, without branches, which a trace would freeze."""
+        sizes = self.sizes
+        right, bottom = (
+            larger + -larger % sizes.multiple_of
+            for larger in (_larger(side, sizes.minimum) for side in (width, height))
+        )
+        if sizes.square:
+            right = bottom = _larger(right, bottom)
+        return right - width, bottom - height
+
+
+def _larger(a: int, b: int) -> int:
+    return (a + b + abs(a - b)) // 2
 
 
 def recognised(weights: Mapping[str, Tensor]) -> SpandrelRestorer:

@@ -146,6 +146,8 @@ class Uformer(Restorer):
         num_heads: attention heads per stage.
         win_size: side of a window.
         mlp_ratio: width inside the feed-forward over that outside.
+        shift_flag: whether every second block shifts its windows at all; the official switch, which leaves no trace in
+            the weights either.
     """
 
     @register_to_config
@@ -157,11 +159,12 @@ class Uformer(Restorer):
         num_heads: Sequence[int] = (1, 2, 4, 8, 16, 16, 8, 4, 2),
         win_size: int = 8,
         mlp_ratio: float = 4.0,
+        shift_flag: bool = True,
     ) -> None:
         super().__init__()
         nominal = [img_size // 2**level for level in range(LEVELS + 1)]
         windows = [min(side, win_size) for side in nominal]
-        shifts = [win_size // 2 if side > win_size else 0 for side in nominal]
+        shifts = [win_size // 2 if shift_flag and side > win_size else 0 for side in nominal]
         self.multiple = math.lcm(*(2**level * window for level, window in enumerate(windows)))
 
         def stage(index: int, level: int, width: int, modulated: bool = False) -> Stage:
