@@ -47,6 +47,7 @@ FIXTURES: dict[str, dict[str, Any]] = {
         "num_heads": [1, 2, 4, 8, 16, 16, 8, 4, 2],
         "win_size": 4,
         "mlp_ratio": 4.0,
+        "shift_flag": True,
     },
 }
 
@@ -65,6 +66,7 @@ SMALL: list[tuple[str, dict[str, Any]]] = [
             "num_heads": [1, 1, 2, 3, 4, 3, 2, 1, 1],
             "win_size": 8,
             "mlp_ratio": 1.5,
+            "shift_flag": True,
         },
     ),
     (
@@ -76,6 +78,7 @@ SMALL: list[tuple[str, dict[str, Any]]] = [
             "num_heads": [1] * 9,
             "win_size": 8,
             "mlp_ratio": 2.0,
+            "shift_flag": True,
         },
     ),
 ]
@@ -253,13 +256,18 @@ def test_the_folder_says_which_file_it_was(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("name", "setting", "value"),
-    [("discnet", "psf_code", [0.5] * 7), ("nafnet", "window", 32), ("uformer", "img_size", 256)],
+    [
+        ("discnet", "psf_code", [0.5] * 7),
+        ("nafnet", "window", 32),
+        ("uformer", "img_size", 256),
+        ("uformer", "shift_flag", False),
+    ],
 )
 def test_untold_settings_can_be_given(name: str, setting: str, value: Any, tmp_path: Path) -> None:
     source = saved(tmp_path / "net.pth", small(name).state_dict())
     assert setting in convert.convert(source, tmp_path / "default").assumed
     done = convert.convert(source, tmp_path / "given", settings={setting: value})
-    assert not done.assumed and load_restorer(done.folder).config[setting] == value
+    assert setting not in done.assumed and load_restorer(done.folder).config[setting] == value
 
 
 def test_the_published_code_and_side_are_the_defaults(tmp_path: Path) -> None:
@@ -268,7 +276,7 @@ def test_the_published_code_and_side_are_the_defaults(tmp_path: Path) -> None:
     weights = built("uformer", SMALL[4][1]).state_dict()
     done = convert.convert(saved(tmp_path / "b.pth", weights), tmp_path / "b")
     with torch.device("meta"):
-        assert done.assumed == {"img_size": Uformer().config["img_size"]}
+        assert done.assumed == {"img_size": Uformer().config["img_size"], "shift_flag": True}
 
 
 @pytest.mark.parametrize(

@@ -12,15 +12,16 @@ from zoo_fixture import Reference, reference
 from udc_defense.restorers import Restorer
 from udc_defense.restorers.bnudc import BNUDC
 from udc_defense.restorers.de_unet import DEUNet
-from udc_defense.restorers.uformer import SIZES, Uformer, _cut, _join, _wrap_mask
+from udc_defense.restorers.uformer import SIZES, Block, Uformer, _cut, _join, _wrap_mask
 
 
 def small_bnudc() -> BNUDC:
     return BNUDC(n_feat_high=12, n_feat_low=8, scale_feats=4, num_blk=2)
 
 
-def small_uformer(img_size: int = 64) -> Uformer:
-    return Uformer(img_size=img_size, embed_dim=4, depths=(1, 2, 1, 2, 2, 1, 2, 1, 2), win_size=4)
+def small_uformer(img_size: int = 64, shift_flag: bool = True) -> Uformer:
+    depths = (1, 2, 1, 2, 2, 1, 2, 1, 2)
+    return Uformer(img_size=img_size, embed_dim=4, depths=depths, win_size=4, shift_flag=shift_flag)
 
 
 def small_de_unet() -> DEUNet:
@@ -111,6 +112,13 @@ def test_only_the_configuration_of_uformer_tells_whether_its_bottom_shifts(uform
     assert [block.shift for block in nominal.conv.blocks] == [0, 0]
     assert [block.shift for block in larger.conv.blocks] == [0, 2]
     assert (nominal(image) - larger(image)).abs().max() > 1e-3
+
+
+def test_a_uformer_without_shifts_has_the_same_weights_and_is_another_network(uformer: Reference) -> None:
+    image = uformer.tensors["input"]
+    shifted, unshifted = uformer.fill(small_uformer()), uformer.fill(small_uformer(shift_flag=False))
+    assert not any(block.shift for block in unshifted.modules() if isinstance(block, Block))
+    assert (shifted(image) - unshifted(image)).abs().max() > 1e-3
 
 
 def test_windows_of_any_rectangle() -> None:
