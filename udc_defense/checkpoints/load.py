@@ -40,7 +40,12 @@ def load_restorer(source: str | Path = "default") -> Restorer:
     network_class = restorer_class(name)
     if network_class is None:
         raise CheckpointError(f"{source}: its architecture {name!r} is not a restorer known here.")
-    return _filled(_built(network_class, config, source), folder / WEIGHTS, source)
+    restorer = _filled(_built(network_class, config, source), folder / WEIGHTS, source)
+    try:
+        restorer.check()
+    except CheckpointError as error:
+        raise CheckpointError(f"{source}: {error}") from error
+    return restorer
 
 
 def load_purifier(source: str | Path = "diffusion", **options: Any) -> DiffusionPurifier:

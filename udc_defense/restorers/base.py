@@ -18,6 +18,7 @@ class Restorer(ModelMixin, ConfigMixin):
         tile_overlap: pixels that neighbouring tiles share.
         not_exportable: why no ONNX file can hold the network, as the end of a sentence; empty where one can. A method
             that needs a step which ONNX lacks says so here, and `export` repeats it.
+        lipschitz_bound: a proven bound of the gain in ℓ2 of `forward`, at every size; None where nothing is proven.
     """
 
     multiple = 1
@@ -25,6 +26,7 @@ class Restorer(ModelMixin, ConfigMixin):
     tile_size = 640
     tile_overlap = 128
     not_exportable = ""
+    lipschitz_bound: float | None = None
 
     @property
     def windows(self) -> tuple[int, ...]:
@@ -35,6 +37,13 @@ class Restorer(ModelMixin, ConfigMixin):
         """Capture (B, 3, H, W) to restored image, both tone-mapped. Nothing is clamped; metrics and files clamp."""
         stride = self.stride or self.multiple
         return apply_tiled(self._whole, image, size=self.tile_size, overlap=self.tile_overlap, stride=stride)
+
+    def check(self) -> None:
+        """Called once weights are loaded.
+
+        Raises:
+            CheckpointError: they break what the configuration promises of them.
+        """
 
     def _whole(self, image: Tensor) -> Tensor:
         height, width = image.shape[-2:]

@@ -16,7 +16,7 @@ length, dropping channels adds none, and channels that go another way are orthog
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -49,6 +49,26 @@ class GradientStep(nn.Module):
         hidden = F.relu(F.conv2d(x, weight, self.bias, padding=1))
         return x - 2 * F.conv_transpose2d(hidden, weight, padding=1)
 
+    def rounding(self, unit: float, length: float, cells: float) -> tuple[float, float]:
+        """The error that a float evaluation adds, and a bound of the output's length; lengths are per √N.
+
+        Args:
+            unit: roundoff.
+            length: of the input.
+            cells: positions of the convolution, over N.
+        """
+        with torch.no_grad():
+            weight, bias = self.weight.cpu().double(), float(self.bias.cpu().double().norm()) * math.sqrt(cells)
+            shift = float(self.bias.cpu().double().clamp_min(0).norm()) * math.sqrt(cells)
+            norm = float(squared_norm(weight)) ** 0.5
+            # Where no weight is negative, the spectrum is largest at frequency 0.
+            absolute = float(torch.linalg.matrix_norm(weight.abs().sum(dim=(2, 3)), 2)) * (1 + 1e-9)
+        hidden = norm * length + shift
+        first = (weight[0].numel() + 1) * unit * (absolute * length + bias)
+        second = weight[:, 0].numel() * unit * absolute * (hidden + first)
+        moved = 2 * norm * (hidden + first)
+        return 2 * (norm * first + second) + unit * (length + moved), length + 2 * norm * shift
+
 
 class AtMostOne(nn.Module):
     """Scale a convolution to a norm of at most 1; one below it stays as it is."""
@@ -80,11 +100,11 @@ def squared_norm(weight: Tensor) -> Tensor:
 
 
 def gram_power(weight: Tensor) -> Tensor:
-    """The kernels of (V Vᵀ)ᵏ, (O, O, n, n) from (O, I, K, K); by FFT on a grid that holds them without wrapping."""
+    """The kernels of (V Vᵀ)ᵏ, shifted, (O, O, n, n) from (O, I, K, K); by FFT on a grid that they just fill."""
     side = 2 * GRAM_POWER * (weight.shape[-1] - 1) + 1
-    spectrum = torch.fft.rfft2(weight, s=(side, side)).permute(2, 3, 0, 1)
-    gram = torch.linalg.matrix_power(spectrum @ spectrum.mH, GRAM_POWER)
-    return torch.fft.irfft2(gram.permute(2, 3, 0, 1), s=(side, side))
+    gram = F.conv2d(weight, weight, padding=weight.shape[-1] - 1)
+    spectrum = torch.fft.rfft2(gram, s=(side, side)).permute(2, 3, 0, 1)
+    return torch.fft.irfft2(torch.linalg.matrix_power(spectrum, GRAM_POWER).permute(2, 3, 0, 1), s=(side, side))
 
 
 def haar(x: Tensor) -> Tensor:
@@ -128,6 +148,8 @@ class Scale(nn.Module):
         constrained: bool,
     ) -> None:
         super().__init__()
+        if len(widths) > 1 and not (sent[0] <= widths[0] and 4 * sent[0] <= widths[1]):
+            raise ValueError(f"{sent[0]} of {widths[0]} channels do not become {widths[1]} at half the size.")
         self.width, self.sent = widths[0], sent[0] if len(widths) > 1 else 0
         self.before, self.after = (
             nn.Sequential(*(GradientStep(widths[0], hidden[0], constrained=constrained) for _ in range(steps[0])))
@@ -193,6 +215,47 @@ class LipschitzNetwork(nn.Module):
             squares = [float(squared_norm(step.weight.cpu().double())) for step in steps]
             gain = float(self.gain.abs().max())
         return self.bound * gain * math.prod(max(1.0, 2 * square - 1) for square in squares) * (1 + ROUNDING)
+
+    @property
+    def multiple(self) -> int:
+        """The sides of images are multiples of this."""
+        return int(2 ** len(list(self._scales())))
+
+    @property
+    def reach(self) -> int:
+        """Pixels further away than this have no influence, in either direction: a multiple of `multiple`."""
+        cells = ((2 * 2**level, 2 * len(steps)) for level, (_, steps) in enumerate(self._scales()))
+        pixels = sum(side * steps for side, steps in cells) + self.multiple
+        return -(-pixels // self.multiple) * self.multiple
+
+    def rounding(self, dtype: torch.dtype, peak: float = 1.0) -> float:
+        """How far an evaluation can be from exact arithmetic, RMS over the image, whatever the order of its sums.
+
+        The sum of n products has an error of at most n u Σ|products| (1.01 for all higher orders; Higham, Accuracy and
+        Stability of Numerical Algorithms, section 3.1), u the unit roundoff. Transforms that save products, as
+        Winograd's, and TF32 are others, and not covered.
+
+        Args:
+            dtype: of the evaluation.
+            peak: bound of the absolute values of the image.
+        """
+        unit = 1.01 * torch.finfo(dtype).eps / 2
+        length = self.bound * peak  # of a stage's values, and of their error, both RMS per value of the image
+        error = 9 * unit * length
+        for level, (_, steps) in enumerate(self._scales()):
+            error += 2 * 9 * unit * length * (level > 0)  # to the coarser scale and back
+            for step in steps:
+                cells = 1 / (3 * 4 ** (level + 1))
+                added, length = step.rounding(unit, length + error, cells)
+                error += added
+        return error + 9 * unit * (length + error)
+
+    def _scales(self) -> Iterator[tuple[Scale, list[GradientStep]]]:
+        """Each scale and its steps, finest first."""
+        scale: Scale | None = self.scale
+        while scale is not None:
+            yield scale, [*scale.before, *scale.after]
+            scale = scale.coarser
 
 
 class Sine(nn.Module):
