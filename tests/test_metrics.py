@@ -163,7 +163,7 @@ def test_ms_ssim_is_close_to_torchmetrics(spread: float) -> None:
 
 @pytest.mark.parametrize("side", [5, 11, 21])
 def test_ms_ssim_of_one_scale_is_ssim(side: int) -> None:
-    image, reference = pair(2, 1, side, side)
+    image, reference = pair(2, 3, side, side)
     assert ms_ssim(image, reference).tolist() == pytest.approx(ssim(image, reference).tolist(), abs=1e-6)
 
 

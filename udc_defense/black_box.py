@@ -21,6 +21,7 @@ from udc_defense.checkpoints.load import IMPORTABLE, load_restorer
 from udc_defense.checkpoints.resolve import resolve
 from udc_defense.errors import CheckpointError, SettingError, UDCDefenseError
 from udc_defense.images import quantize, read_image, write_file, write_png
+from udc_defense.tensors import check_image
 
 GRADIO = "gradio:"
 PAUSES = (1.0, 2.0, 4.0, 8.0)  # seconds between tries
@@ -170,6 +171,7 @@ class BlackBox:
             SettingError: the budget does not suffice; nothing is asked then.
             CheckpointError: the target gave no usable answer, however often it was asked.
         """
+        check_image(images)
         images = quantize(images, self.target.bits)
         keys = [self._key(image) for image in images]
         new = {key: image for key, image in zip(keys, images, strict=True) if not self._answered(key)}
@@ -214,6 +216,7 @@ class BlackBox:
             )
         if not answers.isfinite().all():
             raise CheckpointError(f"{self.target.name}: gives values that are not finite.")
+        check_image(answers, f"the answer of {self.target.name}")
         return answers
 
     def _answered(self, key: str) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from udc_defense.noise import Generators
+from udc_defense.tensors import check_image
 
 
 class Defense(nn.Module):
@@ -20,7 +21,12 @@ class Defense(nn.Module):
         self.restorer, self.purifier = restorer, purifier
 
     def forward(self, image: Tensor, *, generator: Generators = None) -> Tensor:
-        """Captures (B, 3, H, W) in [0, 1] to restored images; `generator` draws the purifier's noise."""
+        """Captures (B, 3, H, W) in [0, 1] to restored images; `generator` draws the purifier's noise.
+
+        Raises:
+            SettingError: what is given is no such image.
+        """
+        check_image(image, "the capture")
         if self.purifier is not None:
             image = self.purifier(image, generator=generator)
         return self.restorer(image)

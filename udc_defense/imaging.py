@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 
 from udc_defense.errors import SettingError
-from udc_defense.noise import Generators
+from udc_defense.noise import Generators, check_generator
+from udc_defense.tensors import check_shape
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -102,6 +103,8 @@ def capture(
     Returns:
         The capture of the frame (B, 3, H, W) in the tone-mapped domain, in [0, 1).
     """
+    check_shape(scene, "the scene")
+    check_generator(generator)
     psf = panel.psf if psf is None else psf
     gain = scene.new_tensor(panel.transmission).view(1, 3, 1, 1) * panel.light
     full_well = scene.new_tensor(panel.full_well).view(1, 3, 1, 1)

@@ -1,16 +1,23 @@
-"""Image quality, one value per sample, differentiable.
+"""Image quality of (B, 3, H, W) against a reference of the same shape, one value per sample, differentiable.
 
-Metrics clamp values to [0, 1] first, as a file would. A clamp has no gradient outside, so that what is to be optimised
-takes the forms `unclamped_…`: the same formulas, smooth for any value.
+Metrics clamp values to [0, 1] first, as a file would, and refuse what is far outside (`tensors.check_pair`). A clamp
+has no gradient outside, so that what is to be optimised takes the forms `unclamped_…`: the same formulas, smooth for
+any value and unchecked.
 """
 
 from __future__ import annotations
 
+import functools
 import math
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from udc_defense.tensors import check_pair
+
+Metric = Callable[[Tensor, Tensor], Tensor]
 
 WINDOW = 11
 # Of the scales from fine to coarse (Wang et al. 2003).
@@ -23,9 +30,21 @@ WHITE = (0.95047, 1.0, 1.08883)
 TINY = 1e-20  # under a root, whose gradient at 0 would be infinite
 
 
+def _of_images(metric: Metric) -> Metric:
+    """Decorator: refuse what are no two images alike, and clamp them to [0, 1]."""
+
+    @functools.wraps(metric)
+    def checked(image: Tensor, reference: Tensor) -> Tensor:
+        check_pair(image, reference)
+        return metric(image.clamp(0, 1), reference.clamp(0, 1))
+
+    return checked
+
+
+@_of_images
 def psnr(image: Tensor, reference: Tensor) -> Tensor:
     """Peak signal-to-noise ratio over RGB in dB, (B,); infinite for equal images."""
-    error = (image.clamp(0, 1) - reference.clamp(0, 1)).square().flatten(1).mean(dim=1)
+    error = (image - reference).square().flatten(1).mean(dim=1)
     return -10 * torch.log10(error)
 
 
@@ -56,12 +75,13 @@ def recovered_share(clean: float | None, attacked: float | None, defended: float
     return (defended - attacked) / (clean - attacked)
 
 
+@_of_images
 def ssim(image: Tensor, reference: Tensor) -> Tensor:
     """Structural similarity (Wang et al. 2004), mean over RGB and valid pixels, (B,).
 
     Gaussian window of 11 pixels, σ = 1.5; on images with a side below 11 the window shrinks to the largest odd side.
     """
-    return unclamped_ssim(image.clamp(0, 1), reference.clamp(0, 1))
+    return unclamped_ssim(image, reference)
 
 
 def unclamped_ssim(image: Tensor, reference: Tensor) -> Tensor:
@@ -70,6 +90,7 @@ def unclamped_ssim(image: Tensor, reference: Tensor) -> Tensor:
     return (luminance * contrast).flatten(1).mean(dim=1)
 
 
+@_of_images
 def ms_ssim(image: Tensor, reference: Tensor) -> Tensor:
     """Multi-scale structural similarity (Wang et al. 2003), mean over RGB, (B,), in [0, 1].
 
@@ -77,7 +98,7 @@ def ms_ssim(image: Tensor, reference: Tensor) -> Tensor:
     sides of 176; smaller images have as many as fit (4 from 88, 3 from 44, 2 from 22), their weights scaled to sum 1,
     so that values for different numbers of scales do not compare. A scale that correlates negatively counts as 0.
     """
-    return unclamped_ms_ssim(image.clamp(0, 1), reference.clamp(0, 1))
+    return unclamped_ms_ssim(image, reference)
 
 
 def unclamped_ms_ssim(image: Tensor, reference: Tensor) -> Tensor:
@@ -120,12 +141,13 @@ def _blur(image: Tensor, window: Tensor) -> Tensor:
     return F.conv2d(F.conv2d(image, rows, groups=channels), rows.transpose(-1, -2), groups=channels)
 
 
+@_of_images
 def gmsd(image: Tensor, reference: Tensor) -> Tensor:
     """Gradient magnitude similarity deviation (arXiv 1308.3052) of the luma, (B,); 0 for equal images, lower is better.
 
     Prewitt gradients of the image halved by 2×2 means, zeros around it, as in the authors' code.
     """
-    x, y = (_squared_gradient(picture.clamp(0, 1)) for picture in (image, reference))
+    x, y = (_squared_gradient(picture) for picture in (image, reference))
     similarity = (2 * (x * y).clamp_min(TINY).sqrt() + GMSD_CONSTANT) / (x + y + GMSD_CONSTANT)  # eq. 4
     return similarity.flatten(1).var(dim=1, correction=0).clamp_min(TINY).sqrt()  # eq. 6
 
@@ -138,9 +160,10 @@ def _squared_gradient(image: Tensor) -> Tensor:
     return F.conv2d(halved, kernels, padding=1).square().sum(dim=1)
 
 
+@_of_images
 def delta_e(image: Tensor, reference: Tensor) -> Tensor:
     """Colour difference CIEDE2000, mean over pixels, (B,); values are read as sRGB. 1 is about what an eye can see."""
-    return ciede2000(_lab(image.clamp(0, 1)), _lab(reference.clamp(0, 1))).flatten(1).mean(dim=1)
+    return ciede2000(_lab(image), _lab(reference)).flatten(1).mean(dim=1)
 
 
 def _lab(image: Tensor) -> Tensor:

@@ -15,6 +15,19 @@ def seeded(seed: int) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
+def check_generator(generator: Generators) -> None:
+    """Refuse what is neither a CPU generator, nor a list of them, nor None.
+
+    Raises:
+        SettingError: it is something else, such as a seed.
+    """
+    for one in generator if isinstance(generator, list) else [generator]:
+        if not isinstance(one, torch.Generator | None):
+            raise SettingError(f"generator {one!r} is no torch.Generator; torch.Generator().manual_seed(7) is one.")
+        if one is not None and one.device.type != "cpu":
+            raise SettingError(f"a generator on {one.device}: noise is drawn on the CPU, so that devices agree.")
+
+
 def split(generator: Generators, batch: int, parts: int) -> list[list[torch.Generator]]:
     """Independent child generators, `parts` lists of one per sample.
 
@@ -22,8 +35,9 @@ def split(generator: Generators, batch: int, parts: int) -> list[list[torch.Gene
     the samples in turn.
 
     Raises:
-        SettingError: the list is of another length than the batch.
+        SettingError: the list is of another length than the batch, or one is no CPU generator.
     """
+    check_generator(generator)
     sources = generator if isinstance(generator, list) else [generator] * batch
     if len(sources) != batch:
         raise SettingError(f"{len(sources)} generators for a batch of {batch}.")

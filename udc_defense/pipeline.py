@@ -27,7 +27,7 @@ from udc_defense.checkpoints.load import load_restorer
 from udc_defense.checkpoints.resolve import resolve
 from udc_defense.errors import CheckpointError, ImageError, SettingError, UDCDefenseError
 from udc_defense.images import read_image, to_pil
-from udc_defense.noise import Generators
+from udc_defense.noise import Generators, check_generator
 from udc_defense.purification import DEFAULT
 from udc_defense.purifiers.diffusion import Aggregate, DiffusionPurifier
 from udc_defense.restorers import RESTORERS, restorer_class
@@ -170,7 +170,7 @@ class UDCDefensePipeline(DiffusionPipeline):
         """
         if output_type not in ("pil", "pt", "np"):
             raise SettingError(f"output_type {output_type!r} is not one of pil, pt, np.")
-        _require_cpu(generator)
+        check_generator(generator)
         purifier = self._purifier(
             sampler=sampler,
             noise_level=noise_level,
@@ -376,14 +376,6 @@ def _embedded_restorer(name: str, options: dict[str, Any]) -> Restorer:
 
 def _write_json(path: Path, value: dict[str, Any]) -> None:
     path.write_text(json.dumps(value, indent=2, sort_keys=True) + "\n", encoding="utf-8")
-
-
-def _require_cpu(generator: Generators) -> None:
-    for one in generator if isinstance(generator, list) else [generator]:
-        if one is not None and not isinstance(one, torch.Generator):
-            raise SettingError(f"generator {one!r} is no torch.Generator.")
-        if one is not None and one.device.type != "cpu":
-            raise SettingError(f"a generator on {one.device}: noise is drawn on the CPU, so that devices agree.")
 
 
 def _batch(image: Picture | list[Picture]) -> Tensor:

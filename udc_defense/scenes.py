@@ -27,6 +27,7 @@ from udc_defense.formats.light import read_light
 from udc_defense.images import MAX_BYTES, MAX_PIXELS, read_image
 from udc_defense.images import SUFFIXES as PHOTO_SUFFIXES
 from udc_defense.imaging import MAX_RADIANCE, expose, inverse_tone_map, reflected, tone_map
+from udc_defense.tensors import check_image
 
 CROP_SIZE = 256
 MAX_PANORAMA_PIXELS = 64_000_000
@@ -107,6 +108,7 @@ def scene_from_photo(photo: Tensor) -> Tensor:
     The inverse tone map, up to tone 0.98: white paper is a surface of radiance 12, not a lamp of 500. Only small areas
     that are clipped in all channels, in dark surroundings, get the radiance of a light source.
     """
+    check_image(photo, "the photo")
     scene = inverse_tone_map(photo.clamp(0, PHOTO_WHITE))
     return torch.where(_lamps(photo), torch.full_like(scene, MAX_RADIANCE), scene)
 

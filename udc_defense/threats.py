@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from udc_defense.defense import Defense
 from udc_defense.errors import SettingError
-from udc_defense.noise import seeded
+from udc_defense.noise import check_generator, seeded
 from udc_defense.purifiers.diffusion import DiffusionPurifier
 from udc_defense.transforms.base import Transform
 
@@ -45,8 +45,9 @@ def threat(
         surrogate_steps: most network evaluations per draw of the surrogate.
 
     Raises:
-        SettingError: the kind is unknown, or the purifier has no surrogate of fewer steps.
+        SettingError: the kind is unknown, the generator none, or the purifier has no surrogate of fewer steps.
     """
+    check_generator(generator)
     if kind not in KINDS:
         raise SettingError(f"threat {kind!r} is not one of {', '.join(KINDS)}.")
     purifier = defense.purifier

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from udc_defense.errors import SettingError
 from udc_defense.registry import Registry, first_line
+from udc_defense.tensors import check_alike, check_capture, check_image
 
 P = ParamSpec("P")
 
@@ -154,16 +155,19 @@ def register(name: str, *, white_box: bool = True) -> Callable[[Callable[P, Iter
 
 
 def per_sample(value: float | Tensor, image: Tensor, name: str) -> Tensor:
-    """A number, or one per sample, as (B, 1, 1, 1).
+    """A number, or one per sample, as (B, 1, 1, 1), in the units of images in [0, 1].
 
     Raises:
-        SettingError: negative, not finite, or of another length than the batch.
+        SettingError: negative, above 1, not finite, or of another length than the batch.
     """
     values = torch.as_tensor(value, dtype=image.dtype, device=image.device)
     if values.dim() > 1 or (values.dim() == 1 and len(values) != len(image)):
         raise SettingError(f"{name} has the shape {tuple(values.shape)}, not one value or {len(image)}.")
     if not bool(torch.isfinite(values).all()) or bool((values < 0).any()):
         raise SettingError(f"{name} {values.tolist()} is negative or not finite.")
+    if bool((values > 1).any()):
+        largest = float(values.max())
+        raise SettingError(f"{name} {largest:g} is above 1, but images are in [0, 1]: write 4/255 for 4 of 255.")
     return values.expand(len(image)).reshape(-1, 1, 1, 1)
 
 
@@ -173,12 +177,9 @@ def check_inputs(model: nn.Module, image: Tensor, reference: Tensor, steps: int)
     Raises:
         SettingError: wrong shapes or ranges, values that are not finite, no steps.
     """
-    if image.dim() != 4 or image.shape != reference.shape:
-        raise SettingError(
-            f"image {tuple(image.shape)} and reference {tuple(reference.shape)} are not equal (B, 3, H, W)."
-        )
-    if not bool(torch.isfinite(image).all()) or image.min() < 0 or image.max() > 1:
-        raise SettingError("the image to attack has values outside [0, 1] or that are not finite.")
+    check_capture(image, "the image to attack")
+    check_image(reference, "the reference", signed=True)
+    check_alike(image, reference, ("the image to attack", "the reference"))
     if not bool(torch.isfinite(reference).all()):
         raise SettingError("the reference has values that are not finite.")
     if steps < 1:

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from udc_defense.attacks.objectives import Objective, select
 from udc_defense.errors import SettingError
+from udc_defense.tensors import call, check_gradients_possible, check_output
 
 # Pixels that go through a model at once. A CPU is slower on larger batches, whose activations leave its caches.
 CHUNK_PIXELS = {"cpu": 256**2, "cuda": 32 * 256**2, "mps": 8 * 256**2}
@@ -22,9 +23,11 @@ def loss_and_grad(
     not outputs, is expectation over transformation (arXiv 1707.07397).
 
     Raises:
-        SettingError: no draws, or the model returns another shape or is not differentiable.
+        SettingError: no draws, or the model returns something else or is not differentiable.
     """
+    check_gradients_possible()
     _check_draws(draws)
+    image, reference = _with_history(image), _with_history(reference)
     losses, gradient = image.new_zeros(len(image)), torch.zeros_like(image)
     for part in _chunks(image):
         for _ in range(draws):
@@ -44,7 +47,7 @@ def loss(model: nn.Module, image: Tensor, reference: Tensor, objective: Objectiv
     """The loss per sample (B,) alone: all that a black-box attack sees.
 
     Raises:
-        SettingError: no draws, or the model returns another shape.
+        SettingError: no draws, or the model returns something else.
     """
     _check_draws(draws)
     losses = image.new_zeros(len(image))
@@ -66,7 +69,10 @@ def _chunks(image: Tensor) -> list[slice]:
 
 
 def _value(model: nn.Module, x: Tensor, reference: Tensor, objective: Objective, part: slice) -> Tensor:
-    output = model(x)
-    if output.shape != reference.shape:
-        raise SettingError(f"the model returns {tuple(output.shape)}, the reference is {tuple(reference.shape)}.")
-    return select(objective, part)(output, reference)
+    output = check_output(call(model, x), tuple(reference.shape))
+    return check_output(select(objective, part)(output, reference), (len(x),), "the objective")
+
+
+def _with_history(image: Tensor) -> Tensor:
+    """One that autograd can record; those made under inference_mode are copied."""
+    return image.clone() if image.is_inference() else image

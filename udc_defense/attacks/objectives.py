@@ -24,6 +24,7 @@ from udc_defense.errors import ImageError, SettingError
 from udc_defense.hooks import submodule, watch
 from udc_defense.images import read_image
 from udc_defense.metrics import unclamped_ms_ssim, unclamped_ssim
+from udc_defense.tensors import check_alike, check_image
 
 Objective = Callable[[Tensor, Tensor], Tensor]
 
@@ -54,7 +55,11 @@ class Targeted:
 
     target: Tensor
 
+    def __post_init__(self) -> None:
+        check_image(self.target, "the target")
+
     def __call__(self, output: Tensor, reference: Tensor) -> Tensor:
+        check_alike(output, self.target, ("the output", "the target"))
         return -mse(output, self.target)
 
     def select(self, part: slice | Sequence[int]) -> Targeted:

@@ -19,6 +19,7 @@ from udc_defense.certification.noise import Budget, Noise
 from udc_defense.certification.sampling import BATCH, draw
 from udc_defense.certification.single_draw import error_bound, errors_of
 from udc_defense.errors import SettingError
+from udc_defense.tensors import check_capture, check_pair
 
 
 @dataclass(frozen=True)
@@ -135,6 +136,8 @@ def certify(
         bare: output of the restorer without noise.
         file: keeps the samples of a run that is killed.
     """
+    check_capture(image)
+    check_pair(image, reference)
     started = time.perf_counter()
     options = {"samples": certification.samples, "seed": certification.seed, "batch": certification.batch}
     for state in draw(model, image, certification.noise, **options, file=file):

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from udc_defense.certification.noise import Noise
 from udc_defense.errors import ImageError, SettingError
 from udc_defense.noise import seeded
+from udc_defense.tensors import check_output
 
 LEVELS = 65535
 BATCH = 4
@@ -94,7 +95,8 @@ def to_image(values: np.ndarray) -> Tensor:
 
 def _outputs(model: nn.Module, image: Tensor, noise: Noise, seeds: list[int]) -> np.ndarray:
     with torch.inference_mode():
-        outputs = model(noisy(image, noise, seeds))
+        inputs = noisy(image, noise, seeds)
+        outputs = check_output(model(inputs), tuple(inputs.shape), "the restorer")
         if not bool(outputs.isfinite().all()):
             raise SettingError(
                 f"the restorer's output under {noise.family} noise of σ = {noise.sigma:g} is not finite."

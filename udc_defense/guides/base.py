@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from udc_defense.diffusion import Diffusion
 from udc_defense.errors import SettingError
 from udc_defense.registry import Registry
+from udc_defense.tensors import check_gradients_possible
 
 
 class Guide(nn.Module):
@@ -73,6 +74,7 @@ def gradient_of(distance: Callable[[Tensor, Tensor], Tensor], clean: Tensor, ref
 
     Where gradients are recorded it is differentiable in turn, for an exact attack; elsewhere it needs them for itself.
     """
+    check_gradients_possible()
     exact = torch.is_grad_enabled() and (clean.requires_grad or reference.requires_grad)
     with torch.enable_grad():
         point = clean if exact and clean.requires_grad else clean.detach().requires_grad_(True)

@@ -77,7 +77,8 @@ class Result:
         scores: dict[str, float | None] = dict.fromkeys(KEYS)
         for key in keys:
             if key in self.images and reference is not None:
-                value = float(metric(self.images[key], reference))
+                # As a file would have them: metrics refuse what a network that diverges may give.
+                value = float(metric(self.images[key].clamp(0, 1), reference.clamp(0, 1)))
                 scores[key] = round(value, 4) if value != float("inf") else None
         return scores
 

@@ -216,7 +216,7 @@ def resubmit(defense: Defense, result: Result, times: int) -> Iterator[Step]:
             generator = seeded(row_seed(result.seed, result.name, "purify", 0, source, draw))
             with _timed(result, "resubmit"), torch.no_grad():
                 output = defense(result.images[source], generator=generator)
-                value = float(METRICS["psnr"](output, result.reference).clamp_max(HIGHEST_PSNR))
+                value = float(METRICS["psnr"](output.clamp(0, 1), result.reference.clamp(0, 1)).clamp_max(HIGHEST_PSNR))
             result.resubmitted.setdefault(key, []).append(value)
             yield Step("resubmit", draw, times, result)
 

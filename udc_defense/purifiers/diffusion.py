@@ -19,6 +19,7 @@ from udc_defense.errors import SettingError
 from udc_defense.guides import guide_of
 from udc_defense.noise import Generators, normal, split
 from udc_defense.purifiers import SAMPLERS
+from udc_defense.tensors import call, check_image
 from udc_defense.tiles import apply_tiled, pad_to_multiple
 
 # Activations are kept for the gradient, and not computed again, up to so many values in the widest layer of all
@@ -155,6 +156,7 @@ class DiffusionPurifier(nn.Module):
 
     def iterate(self, image: Tensor, *, generator: Generators = None) -> Iterator[PurifyStep]:
         """The same, one network evaluation at a time; close the iterator to stop."""
+        check_image(image, "the capture")
         if self.noise_level == 0:
             return
         t, x0 = self.noise_level - 1, image * 2 - 1
@@ -183,7 +185,7 @@ class DiffusionPurifier(nn.Module):
 
     def _predict(self, x: Tensor, t: int) -> Tensor:
         def plain(x: Tensor, times: Tensor) -> Tensor:
-            return self.network(x, times).sample
+            return call(self.network, x, times).sample
 
         def replayed(x: Tensor, times: Tensor) -> Tensor:
             return _Replayed.apply(x, lambda x: plain(x, times))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from diffusers import ConfigMixin, ModelMixin
 from torch import Tensor
 
+from udc_defense.tensors import check_fits, check_image
 from udc_defense.tiles import apply_tiled, pad_to_multiple
 
 
@@ -35,6 +36,8 @@ class Restorer(ModelMixin, ConfigMixin):
 
     def forward(self, image: Tensor) -> Tensor:
         """Capture (B, 3, H, W) to restored image, both tone-mapped. Nothing is clamped; metrics and files clamp."""
+        check_image(image, "the capture")
+        check_fits(self, image, "the capture")
         stride = self.stride or self.multiple
         return apply_tiled(self._whole, image, size=self.tile_size, overlap=self.tile_overlap, stride=stride)
 

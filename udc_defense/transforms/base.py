@@ -6,12 +6,13 @@ import inspect
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
-from torch import nn
+from torch import Tensor, nn
 
 from udc_defense.errors import SettingError
 from udc_defense.registry import Registry
+from udc_defense.tensors import check_image
 
 
 @dataclass(frozen=True)
@@ -35,6 +36,10 @@ class Transform(nn.Module):
     name: ClassVar[str]
     strength: ClassVar[Strength]
     evaluations = 0
+
+    def __call__(self, image: Tensor, **options: Any) -> Tensor:
+        check_image(image, "the capture")
+        return super().__call__(image, **options)
 
     def stand_in(self) -> Transform | None:
         """What does nearly the same and has a gradient, for attackers of one that has none of its own."""
