@@ -9,8 +9,9 @@ from typing import Any
 
 import pytest
 import torch
-from diffusers import DDPMPipeline, DDPMScheduler, UNet2DModel
+from diffusers import DDPMPipeline, DDPMScheduler
 from restorer_contract import contracts, picture, randomised
+from tiny_networks import tiny_unet
 from torch import Tensor, nn
 
 from udc_defense import cli, export
@@ -37,14 +38,7 @@ def restorer(tmp_path: Path) -> Path:
 
 @pytest.fixture(params=["epsilon", "sample"])
 def purifier(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
-    unet = UNet2DModel(
-        block_out_channels=(8, 16),
-        norm_num_groups=4,
-        layers_per_block=1,
-        down_block_types=("DownBlock2D", "DownBlock2D"),
-        up_block_types=("UpBlock2D", "UpBlock2D"),
-        add_attention=False,
-    )
+    unet = tiny_unet((8, 16), groups=4)
     folder = tmp_path / "purifier"
     DDPMPipeline(randomised(unet), DDPMScheduler(prediction_type=request.param)).save_pretrained(folder)
     (folder / "training.json").write_text(json.dumps({"last_timestep": 150}))

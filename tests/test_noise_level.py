@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from diffusers import DDPMScheduler
+from tiny_networks import purifier
 from torch import Tensor, nn
 from toy_models import inside, noise
 
@@ -79,7 +80,7 @@ class KnownNoise(nn.Module):
 
 
 def known(network: KnownNoise, level: int, **options: Any) -> DiffusionPurifier:
-    return DiffusionPurifier(network, SCHEDULER, noise_level=level, **options)
+    return purifier(network, SCHEDULER, noise_level=level, **options)
 
 
 class Classifier(nn.Module):

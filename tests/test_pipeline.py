@@ -16,7 +16,8 @@ from diffusers import DDPMPipeline, DDPMScheduler, DiffusionPipeline
 from diffusers.utils import logging
 from PIL import Image
 from safetensors.torch import load_file, save_file
-from test_checkpoints import Hub, client, edit, flip, save_purifier, save_restorer, sentence
+from test_checkpoints import Hub, client, edit, flip, sentence
+from tiny_networks import save_purifier, save_restorer
 from torch import Tensor
 
 import udc_defense
@@ -185,7 +186,7 @@ BAD_SETTINGS: dict[str, tuple[dict[str, Any], str]] = {
     "no draws": ({"draws": 0}, "draws 0"),
     "an unknown sampler": ({"sampler": "magic"}, "'magic' is not one of"),
     "an unknown guide": ({"guide": "lpips"}, "guide 'lpips' is not one of feature, frequency, mse, ssim."),
-    "a guide that is none": ({"guide": torch.nn.Identity()}, "guide Identity is neither a name nor a Guide."),
+    "a guide that is none": ({"guide": torch.nn.Identity()}, "guide Identity is no Guide."),
     "a negative guidance": ({"guide": "mse", "guidance": -1.0}, "guidance -1.0 is negative or not finite."),
     "too much guidance": ({"guide": "frequency", "guidance": 2.0}, "guidance 2.0 is not in 0…1"),
     "an unknown aggregate": ({"aggregate": "sum"}, "'sum'"),

@@ -34,7 +34,12 @@ def test_a_transform_says_its_strength_alone() -> None:
 def test_what_is_loaded() -> None:
     purifier = Purification("ddim", 20, steps=2, draws=3, guide="mse", guidance=2.0).load()
     assert isinstance(purifier, DiffusionPurifier)
-    assert (purifier.sampler, purifier.noise_level, purifier.evaluations, purifier.guidance) == ("ddim", 20, 6, 2.0)
+    assert (purifier.sampler.name, purifier.noise_level, purifier.evaluations, purifier.guidance) == (
+        "ddim",
+        20,
+        6,
+        2.0,
+    )
     transform = Purification("jpeg", strength=50).load()
     assert isinstance(transform, Jpeg) and transform.quality == 50
 

@@ -23,12 +23,14 @@ from safetensors import safe_open
 from torch import Tensor
 
 from udc_defense.checkpoints.files import embedded_names, training_facts, write_checksums
-from udc_defense.checkpoints.load import load_restorer
+from udc_defense.checkpoints.load import load_restorer, named_guide
 from udc_defense.checkpoints.resolve import resolve
 from udc_defense.errors import CheckpointError, ImageError, SettingError, UDCDefenseError
 from udc_defense.images import read_image, to_pil
+from udc_defense.memory import in_own_memory
 from udc_defense.noise import Generators, check_generator
 from udc_defense.purification import DEFAULT
+from udc_defense.purifiers import SAMPLERS
 from udc_defense.purifiers.diffusion import Aggregate, DiffusionPurifier
 from udc_defense.restorers import RESTORERS, restorer_class
 from udc_defense.restorers.base import Restorer
@@ -196,7 +198,9 @@ class UDCDefensePipeline(DiffusionPipeline):
         for name in ("noise_level", "num_inference_steps", "draws"):
             if not isinstance(settings[name], int):
                 raise SettingError(f"{name} {settings[name]!r} is not a whole number.")
-        steps = settings.pop("num_inference_steps")
+        steps, guide = settings.pop("num_inference_steps"), settings.pop("guide")
+        settings["sampler"] = SAMPLERS.get(settings["sampler"])
+        settings["guide"] = named_guide(guide) if isinstance(guide, str) else guide
         last_timestep = self.config["last_timestep"]
         purifier = _Purifier(self.unet, self.scheduler, steps=steps, last_timestep=last_timestep, **settings)
         if purifier.guide is not None:
@@ -253,7 +257,7 @@ class UDCDefensePipeline(DiffusionPipeline):
                 options.setdefault("noise_level", DEFAULT.noise_level)
             pipeline = super().from_pretrained(folder, use_safetensors=True, **options)
             for name in {"unet", "restorer"} - options.keys():
-                _check_loaded(getattr(pipeline, name), folder / name, source)
+                _settle(getattr(pipeline, name), folder / name, source)
         pipeline.register_to_config(_name_or_path=source)
         return pipeline
 
@@ -339,8 +343,8 @@ def _saved_settings(folder: Path, source: str) -> dict[str, Any]:
     return private | {"last_timestep": training_facts(folder).get("last_timestep")}
 
 
-def _check_loaded(network: ModelMixin | None, folder: Path, source: str) -> None:
-    """Refuse files that lack weights: diffusers only warns, and leaves random ones."""
+def _settle(network: ModelMixin | None, folder: Path, source: str) -> None:
+    """Give what was read memory of its own; refuse files that lack weights, where diffusers leaves random ones."""
     if network is None:
         return
     stored: set[str] = set()
@@ -349,8 +353,7 @@ def _check_loaded(network: ModelMixin | None, folder: Path, source: str) -> None
             stored |= set(file.keys())
     if not network.state_dict().keys() <= stored:
         raise CheckpointError(f"{source}: its weights do not fit its configuration.")
-    # As the loaders of `checkpoints` do it: faster on the CPU, and the same bits.
-    network.to(memory_format=torch.channels_last)
+    in_own_memory(network)
 
 
 @contextmanager

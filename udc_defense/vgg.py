@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from udc_defense.checkpoints.resolve import resolve
 from udc_defense.errors import CheckpointError
+from udc_defense.memory import in_own_memory
 
 FILE = "model.safetensors"
 
@@ -70,4 +71,4 @@ def load_vgg(source: str, kind: str, blocks: Sequence[tuple[int, int]], taps: Se
         raise CheckpointError(f"{source}: its weights cannot be read ({error}).") from error
     except RuntimeError as error:
         raise CheckpointError(f"{source}: its weights are not those of VGG{sum(n for _, n in blocks) + 3}.") from error
-    return network.eval().requires_grad_(False)
+    return in_own_memory(network.eval().requires_grad_(False))

@@ -12,8 +12,8 @@ from pathlib import Path
 import loopback_hub
 import pytest
 import torch
-from diffusers import DDPMPipeline, DDPMScheduler, UNet2DModel
 from loopback_hub import Hub
+from tiny_networks import save_purifier, save_restorer
 from torch import Tensor, nn
 
 from udc_defense.checkpoints.files import (
@@ -39,32 +39,6 @@ def sentence(caught: pytest.ExceptionInfo[CheckpointError]) -> str:
     message = str(caught.value)
     assert message.endswith(".") and "\n" not in message
     return message
-
-
-def save_restorer(folder: Path) -> Path:
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        GatedUNet(widths=(4, 8), blocks=(1, 1)).half().save_pretrained(folder)
-    write_checksums(folder)
-    return folder
-
-
-def save_purifier(folder: Path, prediction_type: str = "epsilon") -> Path:
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        network = UNet2DModel(
-            block_out_channels=(4, 8),
-            layers_per_block=1,
-            norm_num_groups=2,
-            add_attention=False,
-            down_block_types=("DownBlock2D",) * 2,
-            up_block_types=("UpBlock2D",) * 2,
-        )
-    scheduler = DDPMScheduler(clip_sample=False, prediction_type=prediction_type)
-    DDPMPipeline(network.half(), scheduler).save_pretrained(folder)
-    (folder / "training.json").write_text('{"last_timestep": 150}')
-    write_checksums(folder)
-    return folder
 
 
 @pytest.fixture

@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 import test_checkpoints
 from loopback_hub import NOBODY, WEIGHTS, Done, Fault, Hub, start
-from test_checkpoints import CLIENT, edit, flip, save_purifier, save_restorer, total
+from test_checkpoints import CLIENT, edit, flip, total
+from tiny_networks import save_purifier, save_restorer
 
 from udc_defense.checkpoints.files import CHECKSUMS, PUSHED, source_of, write_checksums
 from udc_defense.checkpoints.load import load_purifier, load_restorer

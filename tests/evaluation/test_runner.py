@@ -14,7 +14,8 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from diffusers import DDPMPipeline, DDPMScheduler, UNet2DModel
+from diffusers import DDPMPipeline, DDPMScheduler
+from tiny_networks import tiny_unet
 from torch import Tensor
 
 from udc_defense.checkpoints.files import write_checksums
@@ -62,15 +63,7 @@ def nets(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with torch.random.fork_rng():
         torch.manual_seed(0)
         GatedUNet(widths=(4, 8), blocks=(1, 1)).save_pretrained(folder / "restorer")
-        network = UNet2DModel(
-            block_out_channels=(4, 8),
-            layers_per_block=1,
-            norm_num_groups=2,
-            add_attention=False,
-            down_block_types=("DownBlock2D",) * 2,
-            up_block_types=("UpBlock2D",) * 2,
-        )
-    DDPMPipeline(network, DDPMScheduler(clip_sample=False)).save_pretrained(folder / "purifier")
+    DDPMPipeline(tiny_unet(), DDPMScheduler(clip_sample=False)).save_pretrained(folder / "purifier")
     for name in ("restorer", "purifier"):
         write_checksums(folder / name)
     return folder

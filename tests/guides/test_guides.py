@@ -17,25 +17,17 @@ import numpy as np
 import pytest
 import torch
 from diffusers import UNet2DModel
-from test_purifiers import (
-    DEVIATION,
-    MEAN,
-    SCHEDULER,
-    SIGNAL,
-    GaussianNetwork,
-    gaussian,
-    gaussian_diffusion,
-    picture,
-    small_unet,
-)
+from gaussian_prior import DEVIATION, MEAN, SCHEDULER, SIGNAL, GaussianNetwork, gaussian, gaussian_diffusion, picture
+from tiny_networks import lively_unet
+from tiny_networks import purifier as purifier_of
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from udc_defense.checkpoints.files import CHECKSUMS, WEIGHTS, write_checksums
-from udc_defense.checkpoints.load import load_guide, load_purifier
+from udc_defense.checkpoints.load import load_guide, load_purifier, named_guide
 from udc_defense.defense import Defense
 from udc_defense.errors import CheckpointError, SettingError
-from udc_defense.guides import GUIDES, Guide, guide_of
+from udc_defense.guides import GUIDES, Guide
 from udc_defense.guides.base import gradient_of
 from udc_defense.guides.encoder import GuideEncoder
 from udc_defense.guides.feature import Feature
@@ -71,11 +63,11 @@ def made(name: str, dtype: torch.dtype = torch.float32) -> Guide:
 @functools.cache
 def unet(dtype: torch.dtype) -> UNet2DModel:
     """One for all: its biases are of the global generator. No default, which the cache would take for another call."""
-    return small_unet().to(dtype)
+    return lively_unet().to(dtype)
 
 
 def guided(name: str, strength: float, dtype: torch.dtype = torch.float32, **options: Any) -> DiffusionPurifier:
-    return DiffusionPurifier(unet(dtype), SCHEDULER, guide=made(name, dtype), guidance=strength, **options)
+    return purifier_of(unet(dtype), SCHEDULER, guide=made(name, dtype), guidance=strength, **options)
 
 
 class TestEvery:
@@ -83,7 +75,7 @@ class TestEvery:
     @pytest.mark.parametrize("name", GUIDES.names())
     def test_strength_0_is_no_guide_bit_for_bit(self, name: str, sampler: str) -> None:
         image, options = picture(2, 3, 9, 7, dtype=torch.float32), {"sampler": sampler, "noise_level": 6}
-        plain = DiffusionPurifier(unet(torch.float32), SCHEDULER, **options)(image, generator=seeded(1))
+        plain = purifier_of(unet(torch.float32), SCHEDULER, **options)(image, generator=seeded(1))
         assert torch.equal(guided(name, 0, **options)(image, generator=seeded(1)), plain)
         assert not torch.equal(guided(name, STRENGTH[name], **options)(image, generator=seeded(1)), plain)
 
@@ -91,7 +83,7 @@ class TestEvery:
     def test_no_guide_is_no_guide_whatever_the_strength(self, sampler: str) -> None:
         image = picture(1, 3, 9, 7, dtype=torch.float32)
         plain, strong = (
-            DiffusionPurifier(unet(torch.float32), SCHEDULER, sampler=sampler, noise_level=6, guidance=guidance)
+            purifier_of(unet(torch.float32), SCHEDULER, sampler=sampler, noise_level=6, guidance=guidance)
             for guidance in (0.0, 3.0)
         )
         assert torch.equal(plain(image, generator=seeded(1)), strong(image, generator=seeded(1)))
@@ -191,7 +183,7 @@ class TestEvery:
         defense = Defense(nn.Identity(), guided(name, STRENGTH[name], sampler="ddpm", noise_level=8))
         seen = threat(defense, "surrogate", seeded(0), frozen=True)
         fewer = seen.defense.purifier
-        assert isinstance(fewer, DiffusionPurifier) and fewer.sampler == "ddim"
+        assert isinstance(fewer, DiffusionPurifier) and fewer.sampler.name == "ddim"
         assert fewer.guide is defense.purifier.guide and fewer.guidance == STRENGTH[name]
         assert seen(image).isfinite().all()
 
@@ -225,7 +217,7 @@ class TestMse:
     def test_it_is_a_gaussian_likelihood(self, strength: float, sampler: str) -> None:
         image = picture(2, 3, 8, 8)
         found = gaussian(sampler, 30, guide="mse", guidance=strength)(image, generator=seeded(3))
-        oracle = DiffusionPurifier(
+        oracle = purifier_of(
             GuidedGaussian(image * 2 - 1, strength),  # type: ignore[arg-type]
             SCHEDULER,
             sampler=sampler,
@@ -533,7 +525,7 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
 def test_bad_guides_are_refused_in_one_sentence(case: str) -> None:
     options, words = BAD[case]
     with pytest.raises(SettingError) as caught:
-        DiffusionPurifier(GaussianNetwork(), SCHEDULER, **options)  # type: ignore[arg-type]
+        purifier_of(GaussianNetwork(), SCHEDULER, **options)  # type: ignore[arg-type]
     message = str(caught.value)
     assert words in message and message.endswith(".") and "\n" not in message
 
@@ -585,7 +577,7 @@ class TestEncoder:
         monkeypatch.setattr("udc_defense.checkpoints.files.EMBEDDED", folder.parent.parent)
         image, options = picture(1, 3, 9, 7, dtype=torch.float32), {"noise_level": 5, "guidance": 1.0}
         named, given = (
-            DiffusionPurifier(unet(torch.float32), SCHEDULER, guide=guide, **options)
+            purifier_of(unet(torch.float32), SCHEDULER, guide=guide, **options)
             for guide in ("feature", load_guide(folder))
         )
         assert torch.equal(named(image, generator=seeded(0)), given(image, generator=seeded(0)))
@@ -595,7 +587,7 @@ class TestEncoder:
     def test_without_an_embedded_one_the_name_says_so(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr("udc_defense.checkpoints.files.EMBEDDED", tmp_path)
         with pytest.raises(CheckpointError, match=r"^default: neither an embedded guide \(none\), nor a folder, .*\.$"):
-            DiffusionPurifier(unet(torch.float32), SCHEDULER, guide="feature", guidance=1.0)
+            purifier_of(unet(torch.float32), SCHEDULER, guide="feature", guidance=1.0)
 
     def test_a_damaged_one(self, folder: Path, tmp_path: Path) -> None:
         copy = Path(shutil.copytree(folder, tmp_path / "copy"))
@@ -634,5 +626,5 @@ def test_bad_parameters_are_refused_in_one_sentence(options: dict[str, float]) -
 def test_guides_are_files() -> None:
     assert GUIDES.names() == ["feature", "frequency", "mse", "ssim"]
     assert {GUIDES.get(name).name for name in GUIDES.names()} == set(GUIDES.names())
-    assert isinstance(guide_of("ssim", 1), Ssim) and guide_of(None, 1) is None
-    assert isinstance(guide_of(Endless(), 1e9), Endless)
+    assert isinstance(named_guide("ssim"), Ssim)
+    assert purifier_of(GaussianNetwork(), SCHEDULER, guide=Endless(), guidance=1e9).guidance == 1e9

@@ -57,7 +57,8 @@ class RestorerContract:
         ours, diffusers = load_restorer(tmp_path / "net"), type(network).from_pretrained(tmp_path / "net")
         assert type(ours) is type(network) and not ours.training
         with torch.no_grad():
-            assert torch.equal(diffusers(image), network(image))
+            # Where diffusers has put the weights decides the last bits.
+            torch.testing.assert_close(diffusers(image), network(image), rtol=1e-6, atol=1e-6)
             network.to(memory_format=torch.channels_last)  # as ours: bits depend on the order of memory
             assert torch.equal(ours(image), network(image))
 

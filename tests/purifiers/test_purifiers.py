@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from itertools import pairwise
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from diffusers import DDIMScheduler, DDPMScheduler, DPMSolverMultistepScheduler, UNet2DModel
+from gaussian_prior import DEVIATION, MEAN, SCHEDULER, SIGNAL, GaussianNetwork, gaussian, gaussian_diffusion, picture
+from tiny_networks import lively_unet
+from tiny_networks import purifier as purifier_of
 from torch import Tensor, nn
 
 from udc_defense import noise
@@ -17,63 +19,10 @@ from udc_defense.diffusion import Diffusion
 from udc_defense.errors import SettingError
 from udc_defense.noise import seeded
 from udc_defense.purifiers import SAMPLERS
-from udc_defense.purifiers.diffusion import DiffusionPurifier
 
-MEAN, DEVIATION = 0.3, 0.25  # of the prior, in the network's range [-1, 1]
-SCHEDULER = DDPMScheduler(num_train_timesteps=1000, beta_schedule="linear", clip_sample=False)
-SIGNAL = SCHEDULER.alphas_cumprod.double()
 # The same linear β in a hundred times as many timesteps: so dense that rounding to them hides no order.
 DENSE = (1 - SCHEDULER.betas.double().repeat_interleave(100) / 100).cumprod(dim=0)
 SECOND_ORDER = ["dpm_solver", "ode"]
-
-
-class GaussianNetwork(nn.Module):
-    """The exact noise predictor for x₀ ~ N(m, s²), from the score of N(√ᾱ m, ᾱ s² + 1 - ᾱ)."""
-
-    config = {"block_out_channels": (1,)}
-
-    def __init__(self, mean: float = MEAN, deviation: float = DEVIATION, signal: Tensor = SIGNAL) -> None:
-        super().__init__()
-        self.mean, self.deviation, self.signal, self.calls = mean, deviation, signal, 0
-
-    def forward(self, x: Tensor, t: Tensor) -> SimpleNamespace:
-        self.calls += 1
-        signal = self.signal[t].view(-1, 1, 1, 1).to(x)
-        variance = signal * self.deviation**2 + 1 - signal
-        return SimpleNamespace(sample=(x - signal**0.5 * self.mean) * (1 - signal) ** 0.5 / variance)
-
-
-def gaussian(sampler: str, level: int, **options: Any) -> DiffusionPurifier:
-    return DiffusionPurifier(GaussianNetwork(), SCHEDULER, sampler=sampler, noise_level=level, **options)
-
-
-def gaussian_diffusion(signal: Tensor = SIGNAL) -> Diffusion:
-    network = GaussianNetwork(signal=signal)
-    return Diffusion(lambda x, t: network(x, torch.full((len(x),), t)).sample, signal)
-
-
-def small_unet(seed: int = 0) -> UNet2DModel:
-    network = UNet2DModel(
-        sample_size=16,
-        in_channels=3,
-        out_channels=3,
-        block_out_channels=(4, 8),
-        layers_per_block=1,
-        norm_num_groups=2,
-        add_attention=False,
-        down_block_types=("DownBlock2D",) * 2,
-        up_block_types=("UpBlock2D",) * 2,
-    )
-    generator = seeded(seed)
-    with torch.no_grad():
-        for parameter in network.parameters():
-            if parameter.dim() > 1:
-                parameter.copy_(torch.randn(parameter.shape, generator=generator) / parameter[0].numel() ** 0.5)
-    return network.eval().requires_grad_(False)
-
-
-def picture(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float64) -> Tensor:
-    return torch.rand(*shape, generator=seeded(seed), dtype=dtype)
 
 
 def noised(image: Tensor, level: int, seed: int) -> Tensor:
@@ -340,9 +289,9 @@ class TestForward:
         """Never more than asked for, nor than the purifier itself takes."""
         purifier = gaussian(sampler, 12, steps=5, draws=3)
         fewer = purifier.of_fewer_steps(most)
-        assert (fewer.evaluations, fewer.sampler) == (3 * evaluations, replacement)
+        assert (fewer.evaluations, fewer.sampler.name) == (3 * evaluations, replacement)
         assert len(list(fewer.iterate(picture(1, 3, 4, 4), generator=seeded(0)))) == fewer.evaluations
-        assert purifier.sampler == sampler and purifier.sampler_steps == 5
+        assert purifier.sampler.name == sampler and purifier.sampler_steps == 5
 
     def test_fewer_evaluations_keep_eta(self) -> None:
         assert gaussian("ddim", 12, eta=0.5).of_fewer_steps(2).eta == 0.5
@@ -368,7 +317,7 @@ class TestForward:
     @pytest.mark.parametrize("sampler", SAMPLERS.names())
     def test_a_sample_does_not_depend_on_its_batch_mates(self, sampler: str) -> None:
         image = picture(3, 3, 12, 12, dtype=torch.float32)
-        purifier = DiffusionPurifier(small_unet(), SCHEDULER, sampler=sampler, noise_level=6, draws=2)
+        purifier = purifier_of(lively_unet(), SCHEDULER, sampler=sampler, noise_level=6, draws=2)
         together = purifier(image, generator=[seeded(i) for i in range(3)])
         for i in range(3):
             alone = purifier(image[i : i + 1], generator=[seeded(i)])
@@ -400,7 +349,7 @@ class TestForward:
     @pytest.mark.parametrize("size", [(1, 1), (5, 9), (16, 3)])
     def test_any_size(self, size: tuple[int, int]) -> None:
         image = picture(1, 3, *size, dtype=torch.float32)
-        purified = DiffusionPurifier(small_unet(), SCHEDULER, noise_level=5)(image, generator=seeded(0))
+        purified = purifier_of(lively_unet(), SCHEDULER, noise_level=5)(image, generator=seeded(0))
         assert purified.shape == image.shape and purified.isfinite().all()
 
     def test_tiles_see_one_noise(self) -> None:
@@ -441,7 +390,7 @@ class TestGradient:
     )
     def test_autograd_agrees_with_finite_differences(self, sampler: str, options: dict[str, Any]) -> None:
         """In float64, with frozen noise, through a real network."""
-        purifier = DiffusionPurifier(small_unet().double(), SCHEDULER, sampler=sampler, steps=3, **options)
+        purifier = purifier_of(lively_unet().double(), SCHEDULER, sampler=sampler, steps=3, **options)
         image, weight = picture(1, 3, 8, 8), picture(1, 3, 8, 8, seed=1)
 
         def value(x: Tensor) -> Tensor:
@@ -457,7 +406,7 @@ class TestGradient:
 
     @pytest.mark.parametrize("sampler", ["one_step", "ddpm"])
     def test_replaying_changes_nothing(self, sampler: str, monkeypatch: pytest.MonkeyPatch) -> None:
-        purifier = DiffusionPurifier(small_unet(), SCHEDULER, sampler=sampler, noise_level=4)
+        purifier = purifier_of(lively_unet(), SCHEDULER, sampler=sampler, noise_level=4)
         image, calls = picture(2, 3, 12, 12, dtype=torch.float32), []
 
         def gradient() -> Tensor:
@@ -493,11 +442,11 @@ class TestGradient:
                 found.sample = (x - (1 - signal).sqrt() * found.sample) / signal.sqrt()
                 return found
 
-        network, image = small_unet().double(), picture(1, 3, 12, 12)
+        network, image = lively_unet().double(), picture(1, 3, 12, 12)
         scheduler = DDPMScheduler.from_config(SCHEDULER.config, prediction_type="sample")
         options: dict[str, Any] = {"sampler": sampler, "noise_level": 6}
-        noise = DiffusionPurifier(network, SCHEDULER, **options)
-        itself = DiffusionPurifier(Images(network), scheduler, **options)  # type: ignore[arg-type]
+        noise = purifier_of(network, SCHEDULER, **options)
+        itself = purifier_of(Images(network), scheduler, **options)  # type: ignore[arg-type]
         torch.testing.assert_close(itself(image, generator=seeded(1)), noise(image, generator=seeded(1)))
 
     def test_a_gaussian_gives_the_gradient_in_closed_form(self) -> None:
@@ -527,7 +476,7 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
 def test_bad_settings_are_refused_in_one_sentence(name: str) -> None:
     options, words = BAD[name]
     with pytest.raises(SettingError) as caught:
-        DiffusionPurifier(GaussianNetwork(), SCHEDULER, **options)
+        purifier_of(GaussianNetwork(), SCHEDULER, **options)
     message = str(caught.value)
     assert words in message and message.endswith(".") and "\n" not in message
 
@@ -538,4 +487,4 @@ def test_a_wrong_number_of_generators_is_refused() -> None:
 
 
 def test_the_highest_level_is_what_the_network_was_trained_for() -> None:
-    assert DiffusionPurifier(GaussianNetwork(), SCHEDULER, noise_level=150, last_timestep=150).noise_level == 150
+    assert purifier_of(GaussianNetwork(), SCHEDULER, noise_level=150, last_timestep=150).noise_level == 150

@@ -17,9 +17,9 @@ from typing import Any
 import pytest
 import torch
 from accelerate.state import AcceleratorState
-from diffusers import UNet2DModel
 from safetensors.torch import load_file, save_file
 from test_training import Drawn, same, small, train
+from tiny_networks import tiny_unet
 from torch import Tensor, nn
 from torch.nn import functional as F
 from toy_models import Gain, inside
@@ -58,11 +58,11 @@ class Half(nn.Module):
 
 
 def tiny_purifier() -> DiffusionPurifier:
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        blocks: dict[str, Any] = {"down_block_types": ("DownBlock2D",) * 2, "up_block_types": ("UpBlock2D",) * 2}
-        network = UNet2DModel(block_out_channels=(4, 8), layers_per_block=1, norm_num_groups=4, **blocks)
-    return DiffusionPurifier(network, new_scheduler(), noise_level=50).eval().requires_grad_(False)
+    return (
+        DiffusionPurifier(tiny_unet(groups=4, add_attention=True), new_scheduler(), noise_level=50)
+        .eval()
+        .requires_grad_(False)
+    )
 
 
 def recipe(name: str, **options: Any) -> Recipe:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from udc_defense.errors import CheckpointError
+from udc_defense.memory import in_own_memory
 from udc_defense.restorers.base import Restorer
 
 
@@ -64,7 +65,7 @@ def imported(source: str) -> Restorer:
     """
     found = _found(source)
     restorer = found if isinstance(found, Restorer) else ForeignRestorer(source, found)
-    return restorer.eval().requires_grad_(False).float().cpu()
+    return in_own_memory(restorer.eval().requires_grad_(False).float().cpu())
 
 
 def imported_sum(source: str) -> str:

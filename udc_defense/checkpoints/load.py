@@ -4,16 +4,24 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+from diffusers import DDPMScheduler, UNet2DModel
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 
 from udc_defense.checkpoints.files import WEIGHTS, checksum, read_json, training_facts
+from udc_defense.checkpoints.foreign import imported, imported_sum
 from udc_defense.checkpoints.resolve import resolve
 from udc_defense.errors import CheckpointError
-
-if TYPE_CHECKING:
-    from udc_defense.guides.feature import Feature
-    from udc_defense.purifiers.diffusion import DiffusionPurifier
-    from udc_defense.restorers.base import Restorer
+from udc_defense.guides import GUIDES, Guide
+from udc_defense.guides.encoder import GuideEncoder
+from udc_defense.guides.feature import Feature
+from udc_defense.memory import in_own_memory
+from udc_defense.purifiers import SAMPLERS
+from udc_defense.purifiers.diffusion import DiffusionPurifier
+from udc_defense.restorers import restorer_class
+from udc_defense.restorers.base import Restorer
 
 IMPORTABLE = re.compile(r"[^\W\d][\w.]*:[^\W\d][\w.]*")
 
@@ -28,11 +36,7 @@ def load_restorer(source: str | Path = "default") -> Restorer:
     Raises:
         CheckpointError: one sentence that says what is wrong with it.
     """
-    from udc_defense.restorers import restorer_class
-
     if is_importable(source):
-        from udc_defense.checkpoints.foreign import imported
-
         return imported(str(source))
     folder = resolve(source, "restorer")
     config = read_json(folder / "config.json")
@@ -48,21 +52,22 @@ def load_restorer(source: str | Path = "default") -> Restorer:
     return restorer
 
 
-def load_purifier(source: str | Path = "diffusion", **options: Any) -> DiffusionPurifier:
+def load_purifier(
+    source: str | Path = "diffusion", *, sampler: str = "one_step", guide: str | Guide | None = None, **options: Any
+) -> DiffusionPurifier:
     """A purifier in evaluation mode, float32, on the CPU.
 
     Args:
         source: an embedded name, a folder, or `owner/name[@revision]` on the Hub.
-        options: sampler, noise_level, steps, draws, aggregate, eta, guide, guidance of `DiffusionPurifier`.
+        sampler: name of a file of `udc_defense.purifiers`.
+        guide: what keeps the result near the input: name of a file of `udc_defense.guides`, or a `Guide`.
+        options: noise_level, steps, draws, aggregate, eta, guidance of `DiffusionPurifier`.
 
     Raises:
         CheckpointError: one sentence that says what is wrong with it.
-        SettingError: an option is out of range.
+        SettingError: an option is out of range or a name unknown.
     """
-    from diffusers import DDPMScheduler, UNet2DModel
-
-    from udc_defense.purifiers.diffusion import DiffusionPurifier
-
+    options |= {"sampler": SAMPLERS.get(sampler), "guide": named_guide(guide) if isinstance(guide, str) else guide}
     folder = resolve(source, "purifier")
     network = _built(UNet2DModel, read_json(folder / "unet" / "config.json"), source)
     scheduler = _built(DDPMScheduler, read_json(folder / "scheduler" / "scheduler_config.json"), source)
@@ -84,15 +89,23 @@ def load_guide(source: str | Path = "default") -> Feature:
     Raises:
         CheckpointError: one sentence that says what is wrong with it.
     """
-    from udc_defense.guides.encoder import GuideEncoder
-    from udc_defense.guides.feature import Feature
-
     folder = resolve(source, "guide")
     config = read_json(folder / "config.json")
     name = str(config.get("_class_name"))
     if name != GuideEncoder.__name__:
         raise CheckpointError(f"{source}: its architecture {name!r} is not {GuideEncoder.__name__}, a guide's.")
     return Feature(_filled(_built(GuideEncoder, config, source), folder / WEIGHTS, source)).eval()
+
+
+def named_guide(name: str) -> Guide:
+    """The guide of a file of `udc_defense.guides`; that of `feature` has the embedded encoder.
+
+    Raises:
+        CheckpointError: the network that the guide needs is missing or damaged.
+        SettingError: the name is unknown.
+    """
+    method = GUIDES.get(name)
+    return load_guide() if method is Feature else method()
 
 
 def is_importable(source: str | Path) -> bool:
@@ -107,8 +120,6 @@ def weights_sum(source: str | Path, kind: str) -> str:
         CheckpointError: there is no such checkpoint or network.
     """
     if kind == "restorer" and is_importable(source):
-        from udc_defense.checkpoints.foreign import imported_sum
-
         return imported_sum(str(source))
     return checksum(resolve(source, kind))
 
@@ -131,10 +142,6 @@ def _built(cls: Any, config: dict[str, Any], source: str | Path) -> Any:
 
 def _filled(network: Any, path: Path, source: str | Path) -> Any:
     """Load weights strictly, as float32."""
-    import torch
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
     if not path.is_file():
         raise CheckpointError(f"{source}: has no {path.name}.")
     try:
@@ -144,5 +151,4 @@ def _filled(network: Any, path: Path, source: str | Path) -> Any:
         raise CheckpointError(f"{source}: its weights cannot be read ({error}).") from error
     except RuntimeError as error:
         raise CheckpointError(f"{source}: its weights do not fit its configuration.") from error
-    # Convolutions on the CPU are a sixth faster in this order of memory.
-    return network.eval().requires_grad_(False).to(memory_format=torch.channels_last)
+    return in_own_memory(network.eval().requires_grad_(False))

@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from udc_defense.guides.base import GUIDES, Guide, guide_of, register
+from udc_defense.guides.base import GUIDES, Guide, check_guidance, register
 
-__all__ = ["GUIDES", "Guide", "guide_of", "register"]
+__all__ = ["GUIDES", "Guide", "check_guidance", "register"]

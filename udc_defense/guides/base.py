@@ -95,22 +95,15 @@ def register(name: str) -> Callable[[type[Guide]], type[Guide]]:
     return keep
 
 
-def guide_of(guide: str | nn.Module | None, strength: float) -> Guide | None:
-    """The guide of a name, or the one given; None where there is none.
-
-    Args:
-        guide: name of a file of this package, or a `Guide`.
-        strength: that it is to have, from 0 to its `strongest`.
+def check_guidance(guide: Guide | None, strength: float) -> None:
+    """Refuse a strength that the guide cannot have; without a guide, one that none can.
 
     Raises:
-        CheckpointError: the network that the guide of a name needs is missing or damaged.
-        SettingError: the name is unknown, the guide is none, or the strength is out of range.
+        SettingError: the guide is none, or the strength is out of range.
     """
-    found = GUIDES.get(guide)() if isinstance(guide, str) else guide
-    if not isinstance(found, Guide | None):
-        raise SettingError(f"guide {type(found).__name__} is neither a name nor a Guide.")
+    if not isinstance(guide, Guide | None):
+        raise SettingError(f"guide {type(guide).__name__} is no Guide.")
     if not 0 <= strength < math.inf:  # false for NaN, too
         raise SettingError(f"guidance {strength} is negative or not finite.")
-    if found is not None and strength > found.strongest:
-        raise SettingError(f"guidance {strength} is not in 0…{found.strongest:g}, the range of {found.name!r}.")
-    return found
+    if guide is not None and strength > guide.strongest:
+        raise SettingError(f"guidance {strength} is not in 0…{guide.strongest:g}, the range of {guide.name!r}.")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from udc_defense.checkpoints.load import load_guide
 from udc_defense.guides.base import Guide, register
 
 
@@ -19,16 +18,12 @@ class Feature(Guide):
 
     Args:
         encoder: captures (B, 3, H, W) in [0, 1] -> latent (B, …), differentiable twice for exact attacks; in evaluation
-            mode, so that samples stay independent. It takes the sizes that the purifier is to take. Without one, the
-            embedded network.
-
-    Raises:
-        CheckpointError: no encoder is given, and the package has none or a damaged one.
+            mode, so that samples stay independent. It takes the sizes that the purifier is to take.
     """
 
-    def __init__(self, encoder: nn.Module | None = None) -> None:
+    def __init__(self, encoder: nn.Module) -> None:
         super().__init__()
-        self.encoder: nn.Module = load_guide().encoder if encoder is None else encoder
+        self.encoder = encoder
 
     def reference(self, image: Tensor) -> Tensor:
         """The input's latent, (B, …)."""

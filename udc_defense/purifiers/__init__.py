@@ -21,6 +21,6 @@ def register(
     """
 
     def keep(iterate: Callable[..., Iterator[Tensor]]) -> Sampler:
-        return SAMPLERS.register(name)(Sampler(iterate, evaluations))
+        return SAMPLERS.register(name)(Sampler(name, iterate, evaluations))
 
     return keep

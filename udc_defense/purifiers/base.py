@@ -22,10 +22,12 @@ class Sampler:
     """Calling it yields the image after each network evaluation from x_t down to x_0; the last one is the result.
 
     Attributes:
+        name: its file's.
         iterate: generator function of (diffusion, x, t, *, steps, generators), and of `eta` where it has one.
         evaluations: (noise level t + 1, steps) -> network evaluations of a draw.
     """
 
+    name: str
     iterate: Callable[..., Iterator[Tensor]]
     evaluations: Callable[[int, int], int]
 

@@ -16,9 +16,11 @@ from torch.autograd.function import once_differentiable
 
 from udc_defense.diffusion import Diffusion
 from udc_defense.errors import SettingError
-from udc_defense.guides import guide_of
+from udc_defense.guides import Guide, check_guidance
 from udc_defense.noise import Generators, normal, split
-from udc_defense.purifiers import SAMPLERS
+from udc_defense.purifiers.base import Sampler
+from udc_defense.purifiers.ddim import ddim
+from udc_defense.purifiers.one_step import one_step
 from udc_defense.tensors import call, check_image
 from udc_defense.tiles import apply_tiled, pad_to_multiple
 
@@ -44,18 +46,18 @@ class DiffusionPurifier(nn.Module):
     Args:
         network: predicts ε, or x_0 itself, from x_t in [-1, 1].
         scheduler: gives the betas, and with `prediction_type` what is predicted: `epsilon` or `sample`.
-        sampler: name of a file of this package: `one_step`, `ddim`, `ddpm`, …
+        sampler: goes from x_t down to x_0: `one_step`, `ddim`, `ddpm`, …, one a file of this package.
         noise_level: number of forward steps t*; 0 is the identity.
         steps: of the samplers that can choose; network evaluations per draw, but a step of `ode` takes two.
         draws: independent purifications, aggregated pixel by pixel.
         aggregate: `mean` or `median` over the draws.
         eta: randomness of `ddim`, from 0, none, to 1, that of DDPM; the others have none to choose.
         last_timestep: the network was trained below this timestep; a higher noise level is refused.
-        guide: what keeps the result near the input: name of a file of `udc_defense.guides`, or a `Guide`.
+        guide: what keeps the result near the input.
         guidance: its strength, from 0, none at all, to the guide's `strongest`.
 
     Raises:
-        SettingError: a parameter is out of range or a name unknown.
+        SettingError: a parameter is out of range.
     """
 
     tile_size = 640
@@ -66,14 +68,14 @@ class DiffusionPurifier(nn.Module):
         network: UNet2DModel,
         scheduler: DDPMScheduler,
         *,
-        sampler: str = "one_step",
+        sampler: Sampler = one_step,
         noise_level: int = 30,
         steps: int = 5,
         draws: int = 1,
         aggregate: Aggregate = "mean",
         eta: float = 0.0,
         last_timestep: int | None = None,
-        guide: str | nn.Module | None = None,
+        guide: Guide | None = None,
         guidance: float = 0.0,
     ) -> None:
         super().__init__()
@@ -89,12 +91,13 @@ class DiffusionPurifier(nn.Module):
         self.prediction = scheduler.config["prediction_type"]
         if self.prediction not in ("epsilon", "sample"):
             raise SettingError(f"a network that predicts {self.prediction!r} is no purifier: epsilon or sample.")
-        self.network, self.sampler, self.sample = network, sampler, SAMPLERS.get(sampler)
-        if eta and not self.sample.has_eta:
-            raise SettingError(f"eta {eta}: the randomness of the purifier {sampler!r} cannot be chosen.")
+        if eta and not sampler.has_eta:
+            raise SettingError(f"eta {eta}: the randomness of the purifier {sampler.name!r} cannot be chosen.")
+        check_guidance(guide, guidance)
+        self.network, self.sampler = network, sampler
         self.noise_level, self.draws, self.aggregate, self.eta = noise_level, draws, aggregate, eta
         self.sampler_steps, self.last_timestep = steps, last_timestep
-        self.guide, self.guidance = guide_of(guide, guidance), guidance
+        self.guide, self.guidance = guide, guidance
         # No buffer: it is read number by number, and some devices have no float64.
         self.signal = scheduler.alphas_cumprod.double()
         self.multiple = 2 ** (len(network.config["block_out_channels"]) - 1)
@@ -125,7 +128,7 @@ class DiffusionPurifier(nn.Module):
     @property
     def evaluations(self) -> int:
         """Network evaluations of one forward pass."""
-        return self.draws * self.sample.evaluations(self.noise_level, self.sampler_steps) if self.noise_level else 0
+        return self.draws * self.sampler.evaluations(self.noise_level, self.sampler_steps) if self.noise_level else 0
 
     def of_fewer_steps(self, evaluations: int) -> DiffusionPurifier:
         """The same network and noise with at most so many evaluations per draw.
@@ -136,10 +139,10 @@ class DiffusionPurifier(nn.Module):
             raise SettingError(f"{evaluations} steps of a purifier: it needs at least 1.")
         fewer = copy.copy(self)
         for steps in range(min(evaluations, self.sampler_steps), 0, -1):
-            if self.sample.evaluations(self.noise_level, steps) <= evaluations:
+            if self.sampler.evaluations(self.noise_level, steps) <= evaluations:
                 fewer.sampler_steps = steps
                 return fewer
-        fewer.sampler, fewer.sample, fewer.sampler_steps = "ddim", SAMPLERS.get("ddim"), evaluations
+        fewer.sampler, fewer.sampler_steps = ddim, evaluations
         return fewer
 
     def forward(self, image: Tensor, *, generator: Generators = None) -> Tensor:
@@ -162,10 +165,10 @@ class DiffusionPurifier(nn.Module):
         t, x0 = self.noise_level - 1, image * 2 - 1
         diffusion = self.guided(x0)
         total, done, results = self.evaluations, 0, list[Tensor]()
-        options = {"eta": self.eta} if self.sample.has_eta else {}
+        options = {"eta": self.eta} if self.sampler.has_eta else {}
         for generators in split(generator, len(image), self.draws):
             x = diffusion.noised(x0, t, normal(x0, generators))
-            for after in self.sample(diffusion, x, t, steps=self.sampler_steps, generators=generators, **options):
+            for after in self.sampler(diffusion, x, t, steps=self.sampler_steps, generators=generators, **options):
                 x, done = after, done + 1
                 if done < total:
                     yield PurifyStep(done, total, (x.detach() + 1) / 2)
