@@ -8,7 +8,7 @@ from __future__ import annotations
 import importlib
 import pkgutil
 from collections.abc import Callable
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 from udc_defense.errors import SettingError
 
@@ -53,6 +53,11 @@ class Registry(Generic[T]):
                 raise SettingError(f"{self.kind} {name!r} is not one of {', '.join(self.names())}.")
             importlib.import_module(f"{self.package}.{name}")
         return self._methods[name]
+
+
+def by_name(module: str, name: str) -> Any:
+    """What a pickle keeps of a method: the file that has it and its name there, as of a plain function."""
+    return getattr(importlib.import_module(module), name)
 
 
 def first_line(method: object) -> str:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from udc_defense.errors import SettingError
-from udc_defense.registry import Registry, first_line
+from udc_defense.registry import Registry, by_name, first_line
 from udc_defense.tensors import check_alike, check_capture, check_image
 
 P = ParamSpec("P")
@@ -104,6 +104,9 @@ class Attack(Generic[P]):
 
     def __repr__(self) -> str:
         return f"<attack {self.name}>"
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return by_name, (self.__module__, self.name)
 
     @property
     def summary(self) -> str:

@@ -56,8 +56,11 @@ def _mse(images: Tensor, image: Tensor) -> Tensor:
     return (images - image).square().flatten(1).mean(dim=1)
 
 
-MSE = Distance(_mse, relaxation=2)
-RMSE = Distance(lambda images, image: _mse(images, image).sqrt())
+def _rmse(images: Tensor, image: Tensor) -> Tensor:
+    return _mse(images, image).sqrt()
+
+
+MSE, RMSE = Distance(_mse, relaxation=2), Distance(_rmse)
 
 
 @dataclass(frozen=True)

@@ -151,4 +151,12 @@ def _filled(network: Any, path: Path, source: str | Path) -> Any:
         raise CheckpointError(f"{source}: its weights cannot be read ({error}).") from error
     except RuntimeError as error:
         raise CheckpointError(f"{source}: its weights do not fit its configuration.") from error
+    network.register_state_dict_post_hook(_contiguous)
     return in_own_memory(network.eval().requires_grad_(False))
+
+
+def _contiguous(network: Any, state: dict[str, Any], prefix: str, metadata: Any) -> None:
+    """In a state dict tensors have the order in memory that writers of files ask for, whatever the network's own."""
+    for name, value in state.items():
+        if name.startswith(prefix):
+            state[name] = value.contiguous()

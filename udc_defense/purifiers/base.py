@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from inspect import signature
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from udc_defense.diffusion import Diffusion
+from udc_defense.registry import by_name
 
 
 def one_a_step(noise_level: int, steps: int) -> int:
@@ -42,6 +44,9 @@ class Sampler:
         **options: float,
     ) -> Iterator[Tensor]:
         return self.iterate(diffusion, x, t, steps=steps, generators=generators, **options)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return by_name, (self.iterate.__module__, self.iterate.__name__)
 
     @property
     def has_eta(self) -> bool:

@@ -38,18 +38,20 @@ class SpandrelRestorer(Restorer):
     @register_to_config
     def __init__(self, architecture: str, shapes: Mapping[str, Sequence[int]]) -> None:
         super().__init__()
-        known = _spandrel().MAIN_REGISTRY
-        if architecture not in known:
-            raise CheckpointError(f"architecture {architecture!r} is none that the installed spandrel knows.")
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # diffusers may build on the device meta, which takes no zeros
-            official = known[architecture].architecture.load({name: torch.zeros(*s) for name, s in shapes.items()})
-        _check(official)
+        official = _official(architecture, shapes)
         self.network = official.model
         self.sizes = official.size_requirements
         self.stride = self.sizes.multiple_of
         # What spandrel calls the network with, such as a map of the noise's level, is public only in its clamping call.
         self._call = official._call_fn
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Without what calls the network, which is a closure of spandrel's and does not pickle."""
+        return {name: value for name, value in self.__dict__.items() if name != "_call"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        self._call = _official(self.config["architecture"], self.config["shapes"])._call_fn
 
     @property
     def windows(self) -> tuple[int, ...]:
@@ -105,6 +107,18 @@ def recognised(weights: Mapping[str, Tensor]) -> SpandrelRestorer:
     if not faithful:  # an architecture that reads settings from values, too
         raise CheckpointError(f"their names and shapes do not describe their {name}.")
     return restorer
+
+
+def _official(architecture: str, shapes: Mapping[str, Sequence[int]]) -> Any:
+    """What spandrel makes of weights of such shapes."""
+    known = _spandrel().MAIN_REGISTRY
+    if architecture not in known:
+        raise CheckpointError(f"architecture {architecture!r} is none that the installed spandrel knows.")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # diffusers may build on the device meta, which takes no zeros
+        official = known[architecture].architecture.load({name: torch.zeros(*s) for name, s in shapes.items()})
+    _check(official)
+    return official
 
 
 @torch.no_grad()
