@@ -22,8 +22,8 @@ from PIL import Image
 from safetensors import safe_open
 from torch import Tensor
 
-from udc_defense.checkpoints.files import embedded_names, training_facts, write_checksums
-from udc_defense.checkpoints.load import load_restorer, named_guide
+from udc_defense.checkpoints.files import embedded_names, read_json, training_facts, write_checksums
+from udc_defense.checkpoints.load import check_finite, load_restorer, named_guide
 from udc_defense.checkpoints.resolve import resolve
 from udc_defense.errors import CheckpointError, ImageError, SettingError, UDCDefenseError
 from udc_defense.images import read_image, to_pil
@@ -34,6 +34,7 @@ from udc_defense.purifiers import SAMPLERS
 from udc_defense.purifiers.diffusion import Aggregate, DiffusionPurifier
 from udc_defense.restorers import RESTORERS, restorer_class
 from udc_defense.restorers.base import Restorer
+from udc_defense.sizes import check_sizes
 
 Picture = Image.Image | np.ndarray | Tensor
 Pictures = list[Image.Image] | np.ndarray | Tensor
@@ -328,7 +329,7 @@ def _saved_settings(folder: Path, source: str) -> dict[str, Any]:
     name = UDCDefensePipeline.config_name
     if not (folder / name).is_file():
         raise CheckpointError(f"{source}: has no {name}.")
-    index = json.loads((folder / name).read_text(encoding="utf-8"))
+    index = read_json(folder / name)
     restorers = [[__name__, known.__name__] for known in map(RESTORERS.get, RESTORERS.names())]
     allowed: dict[str, list[Any]] = {
         "_class_name": [STOCK_CLASS, UDCDefensePipeline.__name__],
@@ -339,8 +340,21 @@ def _saved_settings(folder: Path, source: str) -> dict[str, Any]:
     for key, values in allowed.items():
         if index.get(key) not in values:
             raise CheckpointError(f"{source}: the {key} {index.get(key)!r} in its {name} is none for this pipeline.")
+    _check_configurations(folder, index, source)
     private = {key: index[f"_{key}"] for key in DEFAULTS if f"_{key}" in index}
     return private | {"last_timestep": training_facts(folder).get("last_timestep")}
+
+
+def _check_configurations(folder: Path, index: dict[str, Any], source: str) -> None:
+    """Refuse sizes that are none before diffusers builds what they say."""
+    networks: dict[str, Any] = {"unet": UNet2DModel}
+    if (index.get("restorer") or [None])[0] is not None:
+        networks["restorer"] = restorer_class(index["restorer"][1])
+    for name, network in networks.items():
+        try:
+            check_sizes(network, read_json(folder / name / "config.json"))
+        except SettingError as error:
+            raise CheckpointError(f"{source}: its {name} cannot be built: {error}") from error
 
 
 def _settle(network: ModelMixin | None, folder: Path, source: str) -> None:
@@ -353,6 +367,7 @@ def _settle(network: ModelMixin | None, folder: Path, source: str) -> None:
             stored |= set(file.keys())
     if not network.state_dict().keys() <= stored:
         raise CheckpointError(f"{source}: its weights do not fit its configuration.")
+    check_finite(network.state_dict(), source)
     in_own_memory(network)
 
 

@@ -188,7 +188,7 @@ def test_every_damaged_checkpoint_is_named_and_the_others_still_checked(
         ("empty list", "config.json is not listed"),
         ("no JSON", "cannot be read as JSON"),
         ("no size", "lacks size or sha256"),
-        ("odd size", "is damaged"),
+        ("odd size", "lacks size or sha256"),
     ],
 )
 def test_nothing_unchecked_passes(case: str, words: str, small: Path) -> None:

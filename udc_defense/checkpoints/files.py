@@ -15,12 +15,18 @@ from pathlib import Path
 from typing import Any
 
 from udc_defense.errors import CheckpointError
+from udc_defense.formats.content import read_content
+from udc_defense.formats.json_text import parse_json
 
 EMBEDDED = Path(__file__).parents[1] / "weights"
 CHECKSUMS = "checksums.json"
 PUSHED = "hub.json"  # beside a checkpoint: where `models push` put it; stays at home
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 HUB_FILES = ["*.json", "*.safetensors"]
+MAX_JSON = 1 << 20  # bytes of a configuration or a list
+MOST_FILES = 1000  # of a list
+LISTED = re.compile(r"(?!.*(^|/)\.\.?(/|$))[\w.+-]+(/[\w.+-]+)*")  # a path below the folder
+SHA256 = re.compile(r"[0-9a-f]{64}")
 HUB_CACHE = re.compile(r"/models--([^/]+)--([^/]+)/snapshots/([^/]+)$")
 
 
@@ -105,9 +111,14 @@ def faults(folder: Path, source: str | Path) -> dict[str, str]:
     if not (folder / CHECKSUMS).is_file():
         return {}
     found = {}
-    for name, expected in read_json(folder / CHECKSUMS).items():
+    listed = read_json(folder / CHECKSUMS)
+    if len(listed) > MOST_FILES:
+        raise CheckpointError(f"{source}: its {CHECKSUMS} lists {len(listed)} files, more than {MOST_FILES}.")
+    for name, expected in listed.items():
+        if not LISTED.fullmatch(name):
+            raise CheckpointError(f"{source}: its {CHECKSUMS} lists {name[:80]!r}, which is no file of the folder.")
         path = folder / name
-        if not isinstance(expected, dict) or not expected.keys() >= {"bytes", "sha256"}:
+        if not _is_sum(expected):
             raise CheckpointError(f"{source}: its {CHECKSUMS} lacks size or sha256 of {name}.")
         if not path.is_file():
             found[name] = "is missing"
@@ -116,18 +127,40 @@ def faults(folder: Path, source: str | Path) -> dict[str, str]:
     return found
 
 
+def _is_sum(value: Any) -> bool:
+    """Whether it is an entry of the list: a size and a sha256."""
+    return (
+        isinstance(value, dict)
+        and isinstance(value.get("bytes"), int)
+        and bool(SHA256.fullmatch(str(value.get("sha256"))))
+    )
+
+
 def read_json(path: Path) -> dict[str, Any]:
+    """The object in a JSON file of a stranger.
+
+    Raises:
+        CheckpointError: it is missing, no regular file, too large or nested, or not JSON.
+    """
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
+        value = parse_json(read_content(path, MAX_JSON))
     except FileNotFoundError:
         raise CheckpointError(f"{path.parent}: has no {path.name}.") from None
     except (OSError, ValueError) as error:
-        raise CheckpointError(f"{path}: cannot be read as JSON.") from error
+        reason = getattr(error, "strerror", None) or str(error).partition("\n")[0].rstrip(".")
+        raise CheckpointError(f"{path}: cannot be read as JSON ({reason}).") from error
     if not isinstance(value, dict):
         raise CheckpointError(f"{path}: holds no JSON object.")
     return value
 
 
 def sha256(path: Path) -> str:
+    """Of a regular file.
+
+    Raises:
+        CheckpointError: it is none; a pipe may never end.
+    """
+    if not path.is_file():
+        raise CheckpointError(f"{path}: is no regular file.")
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

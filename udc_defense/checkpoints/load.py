@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from safetensors.torch import load_file
 from udc_defense.checkpoints.files import WEIGHTS, checksum, read_json, training_facts
 from udc_defense.checkpoints.foreign import imported, imported_sum
 from udc_defense.checkpoints.resolve import resolve
-from udc_defense.errors import CheckpointError
+from udc_defense.errors import CheckpointError, SettingError
 from udc_defense.guides import GUIDES, Guide
 from udc_defense.guides.encoder import GuideEncoder
 from udc_defense.guides.feature import Feature
@@ -22,6 +23,7 @@ from udc_defense.purifiers import SAMPLERS
 from udc_defense.purifiers.diffusion import DiffusionPurifier
 from udc_defense.restorers import restorer_class
 from udc_defense.restorers.base import Restorer
+from udc_defense.sizes import check_sizes
 
 IMPORTABLE = re.compile(r"[^\W\d][\w.]*:[^\W\d][\w.]*")
 
@@ -71,11 +73,13 @@ def load_purifier(
     folder = resolve(source, "purifier")
     network = _built(UNet2DModel, read_json(folder / "unet" / "config.json"), source)
     scheduler = _built(DDPMScheduler, read_json(folder / "scheduler" / "scheduler_config.json"), source)
+    if not bool(((scheduler.betas > 0) & (scheduler.betas < 1)).all()):
+        raise CheckpointError(f"{source}: the noise of its schedule is not in 0…1 at every step.")
     if scheduler.config["prediction_type"] not in ("epsilon", "sample"):
         raise CheckpointError(f"{source}: predicts {scheduler.config['prediction_type']!r}, not epsilon or sample.")
     last_timestep = training_facts(folder).get("last_timestep")
-    if not isinstance(last_timestep, int | None):
-        raise CheckpointError(f"{source}: last_timestep {last_timestep!r} in its training.json is not a whole number.")
+    if last_timestep is not None and (not isinstance(last_timestep, int) or last_timestep < 1):
+        raise CheckpointError(f"{source}: last_timestep {last_timestep!r} in its training.json is no timestep.")
     _filled(network, folder / "unet" / WEIGHTS, source)
     return DiffusionPurifier(network, scheduler, last_timestep=last_timestep, **options).eval()
 
@@ -133,9 +137,13 @@ def checkpoint_sums(restorer: str, *purifiers: str) -> dict[str, str]:
 def _built(cls: Any, config: dict[str, Any], source: str | Path) -> Any:
     """An object from its configuration; whatever a stranger's values make the constructor raise is one sentence."""
     try:
+        check_sizes(cls, config)
         return cls.from_config(config)
     except CheckpointError as error:
         raise CheckpointError(f"{source}: {error}") from error
+    except SettingError as error:
+        reason = str(error).rstrip(".")
+        raise CheckpointError(f"{source}: its configuration does not describe a {cls.__name__}: {reason}.") from error
     except Exception as error:
         raise CheckpointError(f"{source}: its configuration does not describe a {cls.__name__}.") from error
 
@@ -146,6 +154,7 @@ def _filled(network: Any, path: Path, source: str | Path) -> Any:
         raise CheckpointError(f"{source}: has no {path.name}.")
     try:
         state = {key: value.float() for key, value in load_file(path).items()}
+        check_finite(state, source)
         network.load_state_dict(state, strict=True)
     except (SafetensorError, OSError) as error:
         raise CheckpointError(f"{source}: its weights cannot be read ({error}).") from error
@@ -160,3 +169,14 @@ def _contiguous(network: Any, state: dict[str, Any], prefix: str, metadata: Any)
     for name, value in state.items():
         if name.startswith(prefix):
             state[name] = value.contiguous()
+
+
+def check_finite(state: Mapping[str, Any], source: str | Path) -> None:
+    """Refuse weights that are no numbers.
+
+    Raises:
+        CheckpointError: one is NaN or infinite.
+    """
+    for name, value in state.items():
+        if not bool(value.isfinite().all()):
+            raise CheckpointError(f"{source}: its weights are damaged, {name} holds values that are no numbers.")

@@ -7,7 +7,6 @@ same device with the same number of threads, weights and versions; the last two 
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -19,6 +18,8 @@ from torch import Tensor
 from udc_defense.checkpoints.files import embedded_names
 from udc_defense.checkpoints.resolve import HUB_ID
 from udc_defense.errors import CheckpointError, SettingError, UDCDefenseError
+from udc_defense.formats.content import read_content
+from udc_defense.formats.json_text import parse_json
 from udc_defense.images import read_image
 from udc_defense.photo.settings import Settings
 from udc_defense.provenance import versions
@@ -27,6 +28,7 @@ from udc_defense.samples import light
 
 FORMAT = 1
 LARGEST_SIDE = 16_000
+MAX_BYTES = 1 << 20  # of a recipe
 LONGEST_NAME = 200
 
 
@@ -111,7 +113,7 @@ def read_recipe(path: Path) -> Recipe:
         SettingError: it is not one, or says what cannot be done.
     """
     try:
-        written = json.loads(path.read_text(encoding="utf-8"))
+        written = parse_json(read_content(path, MAX_BYTES))
         if not isinstance(written, dict) or written.pop("recipe", None) != FORMAT:
             raise SettingError(f"{path}: is not a recipe of format {FORMAT}.")
         written["settings"] = Settings(**written["settings"])

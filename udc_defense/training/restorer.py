@@ -14,6 +14,7 @@ from udc_defense.errors import SettingError
 from udc_defense.restorers import RESTORERS
 from udc_defense.restorers.base import Restorer
 from udc_defense.restorers.gated_unet import GatedUNet
+from udc_defense.sizes import check_sizes
 from udc_defense.training.loop import Progress, TrainingSettings, train
 
 CROP = 192  # flare reaches far: smaller crops do not show where it comes from
@@ -53,7 +54,9 @@ def untrained(architecture: str, options: dict[str, Any]) -> Restorer:
         SettingError: there is no such architecture, or its constructor takes no such options.
     """
     try:
-        return RESTORERS.get(architecture)(**options)
+        network = RESTORERS.get(architecture)
+        check_sizes(network, options)
+        return network(**options)
     except (TypeError, ValueError, IndexError, RuntimeError) as error:
         problem = str(error).partition("\n")[0].rstrip(".")
         raise SettingError(f"{architecture} cannot be made with {options} ({problem}).") from error
