@@ -1,4 +1,4 @@
-"""Certified bounds for restoration by randomised smoothing: what no attack within a radius can do.
+"""Certified bounds for restoration, by randomised smoothing or a bounded gain: what no attack within a radius can do.
 
 Names are imported on use (PEP 562), like those of the package.
 """
@@ -32,6 +32,7 @@ _SOURCES = {
     "Uniform": "noise",
     "certified_class": "classification",
     "certify": "certify",
+    "certify_lipschitz": "lipschitz",
     "draw": "sampling",
     "error_bound": "single_draw",
     "noise_of": "noise",

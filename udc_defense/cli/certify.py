@@ -1,4 +1,4 @@
-"""`udc-defense certify`: what no attack within a radius can do to the smoothed restorer."""
+"""`udc-defense certify`: what no attack within a radius can do to the smoothed restorer, or to one of bounded gain."""
 
 from __future__ import annotations
 
@@ -34,6 +34,18 @@ def add(commands: Any) -> None:
     certify.add_argument("--captured", action="store_true", help="the photos were taken by an under-display camera")
     add_pairs(certify)
     add_panel(certify)
+    certify.add_argument(
+        "--method",
+        choices=("smoothing", "lipschitz"),
+        default="smoothing",
+        help="any restorer under noise, or the restorer lipschitz by its bounded gain, at once (default smoothing)",
+    )
+    certify.add_argument(
+        "--eps",
+        type=float,
+        action="append",
+        help="largest change of a value in units of 1/255, of method lipschitz; repeat for more (default 1, 2, 4, 8)",
+    )
     certify.add_argument(
         "--radius",
         type=float,
@@ -94,6 +106,10 @@ def _certify(options: argparse.Namespace) -> int:
     from udc_defense.photo.settings import Settings
     from udc_defense.provenance import versions
 
+    if options.method == "lipschitz":
+        from udc_defense.cli.certify_lipschitz import certify
+
+        return certify(options)
     settings = _settings(options)
     restorer = load_restorer(options.restorer).to(device(options.device)).eval()
     model = _smoothable(restorer, options)
