@@ -62,6 +62,18 @@ def effective_gain(clean: float, attacked: float, eps: float) -> float:
     return (10 ** (-attacked / 20) - 10 ** (-clean / 20)) / eps
 
 
+def certified_psnr(clean: float, lipschitz: float, eps: float) -> float:
+    """What no perturbation of size ε can undercut where the gain is bounded: the RMSE grows by at most L ε.
+
+    Args:
+        clean: PSNR of one image without an attack, in dB.
+        lipschitz: L, a proven bound of the gain in ℓ2.
+        eps: root mean square of the perturbation, for values in [0, 1]; so it may be an L∞ radius as well.
+    """
+    rmse = 10 ** (-clean / 20) + lipschitz * eps
+    return -20 * math.log10(rmse) if rmse > 0 else math.inf
+
+
 def recovered_share(clean: float | None, attacked: float | None, defended: float | None) -> float | None:
     """Share of the lost PSNR that a defense gives back; None where a part is missing or nothing was lost.
 

@@ -14,10 +14,10 @@ from PIL import Image
 from udc_defense import cli
 from udc_defense.attacks import ATTACKS
 from udc_defense.certification import Budget, certify_lipschitz
-from udc_defense.certification.lipschitz import certified_psnr, in_words, per_value
+from udc_defense.certification.lipschitz import in_words, per_value
 from udc_defense.checkpoints.load import load_restorer
 from udc_defense.errors import SettingError
-from udc_defense.metrics import psnr
+from udc_defense.metrics import certified_psnr, psnr
 from udc_defense.noise import seeded
 from udc_defense.restorers.lipschitz import LipschitzRestorer
 

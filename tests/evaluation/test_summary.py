@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict
+from math import log10
 from statistics import fmean
 from typing import Any
 
@@ -67,6 +68,31 @@ OBLIVIOUS = rows("PGD", [26.0, 27.0, 28.0], asked=True)
 EXACT = rows("PGD, exact", [21.0, 25.0, 26.0], threat="exact")
 BPDA = rows("PGD, bpda", [24.0, 24.0, 23.0], threat="bpda")
 SQUARE = rows("Square", [25.0, 25.5, 26.0], attack="square", threat="exact")
+
+
+class TestCertified:
+    def bounded(self, *attacked: float, **changes: Any) -> list[dict[str, Any]]:
+        found = rows("PGD", list(attacked), purification=None, **changes)
+        return [row | {"lipschitz": 1.5} for row in found]
+
+    def test_the_floor_is_that_of_the_gain(self) -> None:
+        (found,) = summarize(self.bounded(27.0, 26.0))["certified"]
+        assert found["lipschitz"] == 1.5 and (found["restorer"], found["defense"]) == ("r", "none")
+        for eps, shown in found["psnr"].items():
+            expected = -20 * log10(10 ** (-30 / 20) + 1.5 * float(eps) / 255)
+            assert (shown["mean"], shown["images"]) == (pytest.approx(expected, abs=1e-3), 2)
+        assert list(found["psnr"]) == ["1", "2", "4", "8"]
+
+    def test_of_others_nothing_is_certified(self) -> None:
+        assert summarize(OBLIVIOUS)["certified"] == []
+        assert "an attack breaks the certificate" not in flags_of(OBLIVIOUS)
+
+    @pytest.mark.parametrize(("margin", "raised"), [(0.01, False), (-0.01, True)])
+    @pytest.mark.parametrize("norm", ["linf", "l2"])
+    def test_an_attack_that_gets_below_it_is_flagged(self, margin: float, raised: bool, norm: str) -> None:
+        floor = -20 * log10(10 ** (-30 / 20) + 1.5 * 4 / 255)
+        found = flags_of(self.bounded(29.0, floor + margin, norm=norm), "none")
+        assert found["an attack breaks the certificate"] is raised
 
 
 class TestHeadline:

@@ -9,8 +9,11 @@ import hashlib
 import html.parser
 import io
 import json
+import math
 import re
+import statistics
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
@@ -175,6 +178,19 @@ def test_cost_is_measured_or_else_the_median_of_rows(tables: Tables) -> None:
     assert found["jpeg:75"]["Time, s"] == pytest.approx(0.2)  # two images were purified in 0.4 s
     assert found["none"]["Time, s"] == pytest.approx(0.02)
     assert found["default"]["backwards"] == 20
+
+
+def test_what_is_certified_stands_beside_what_was_found(run: Path) -> None:
+    study = study_of(run)
+    assert not Tables(study).certified().rows, "nothing is proven of this restorer"
+    bounded = [row | {"lipschitz": 1.5} if row["defense"] == "none" else row for row in study.runs[0].rows]
+    one = replace(study.runs[0], rows=bounded)
+    (row,) = rows_of(Tables(Study([one])).certified()).values()
+    floor = statistics.fmean(-20 * math.log10(10 ** (-(CLEAN["none"] + i) / 20) + 1.5 * 4 / 255) for i in range(4))
+    assert (row["Gain, at most"], row["Images"]) == (1.5, len(IMAGES))
+    assert row["ε = 4/255, dB"].mean == pytest.approx(floor, abs=1e-3)
+    assert row["Without attack, dB"].mean == CLEAN["none"] + SHIFT
+    assert row["Worst attack found, dB"].mean == 14 + SHIFT
 
 
 def test_other_rows_stay_out_of_every_mean(run: Path) -> None:

@@ -140,11 +140,6 @@ def in_words(floor: Floor, values: int) -> str:
     )
 
 
-def certified_psnr(psnr: float, lipschitz: float, eps: float) -> float:
-    """The floor under a PSNR in dB of clean captures where each value may change by ε, of images in [0, 1]."""
-    return psnr_of(10 ** (-psnr / 20) + lipschitz * eps)
-
-
 def rms(difference: Tensor) -> float:
     """Root mean square of all values."""
     return float(difference.double().square().mean().sqrt())

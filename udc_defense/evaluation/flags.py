@@ -11,6 +11,7 @@ from udc_defense.photo.flags import Flag
 
 # Means over few images wander by about this much between seeds.
 TOLERANCE = 0.1
+ROUNDED = 1e-3  # PSNRs in rows have four decimals
 
 
 def black_box_wins(white: Mapping[str, float], black: Mapping[str, float], attacked: str) -> Flag:
@@ -47,6 +48,12 @@ def no_better_than_noise(attacked: float, noise: float) -> Flag:
     """An attack must do more damage than random noise with its own magnitudes."""
     words = f"the attack leaves {attacked:.2f} dB, random noise of the same norm {noise:.2f} dB."
     return Flag("attack no better than noise", attacked > noise - TOLERANCE, words)
+
+
+def certificate_broken(margin: float, attack: str, attacked: float, floor: float) -> Flag:
+    """No attack may leave less than what is certified; on the image where it comes nearest."""
+    words = f"where it comes nearest, {attack} leaves {attacked:.2f} dB; certified are {floor:.2f} dB."
+    return Flag("an attack breaks the certificate", margin < -ROUNDED, words)
 
 
 def large_radius(eps: float, attacked: float, captured: float) -> Flag:

@@ -122,6 +122,9 @@ class Task(Job):
         first["psnr_to_clean_output"] = result.compared(psnr, result.images["restored"])
         first["peak_memory_mb"] = overhead.peak_mb(self.device)
         first["kmac_per_pixel"] = arithmetic_of(self.restorer, purification, self.cell.size, self.device)
+        bound = restorer_of(self.restorer, self.device).lipschitz_bound
+        if purification is None and bound is not None:  # a purifier in front has a gain of its own
+            first["lipschitz"] = bound
         answers = [
             {"psnr": {key: round(values[draw], 4) for key, values in result.resubmitted.items()}}
             for draw in range(self.cell.settings.resubmit if purification else 0)

@@ -27,7 +27,7 @@ from typing import Any, NamedTuple, TypedDict, cast
 from udc_defense.errors import SettingError, UDCDefenseError
 from udc_defense.evaluation.bootstrap import bootstrap_difference
 from udc_defense.images import write_file
-from udc_defense.metrics import effective_gain, recovered_share
+from udc_defense.metrics import certified_psnr, effective_gain, recovered_share
 from udc_defense.photo.result import HIGHEST_PSNR
 from udc_defense.photo.settings import Settings
 from udc_defense.table import Interval
@@ -37,6 +37,7 @@ Scores = Mapping[str, float | None]  # by stage; null where a stage was not run,
 ROWS, PACKED = "rows.jsonl", "rows.jsonl.gz"  # of a run folder; the second is how results are committed
 NONE, OBLIVIOUS = "none", "oblivious"  # the defense of those that have none; the attacker who knows of no defense
 RADIUS = 4.0  # of headlines, in 1/255
+CERTIFIED = (1.0, 2.0, 4.0, 8.0)  # radii at which floors are shown, in 1/255 per value
 EOT = "EOT"  # begins the titles of settings that ask whether more draws per gradient find more; no attacks to compare
 SETTINGS = tuple(field.name for field in fields(Settings))
 FURTHER = ("restorer", "degradation", "made_on", "draw")  # what tells rows apart besides
@@ -88,6 +89,7 @@ class Row(TypedDict, total=False):
     seconds: dict[str, float]
     nfe: int
     kmac_per_pixel: float
+    lipschitz: float  # proven bound of the gain in ℓ2; only where there is one
     peak_memory_mb: float | None
     search: dict[str, Any] | None
     resubmission: dict[str, dict[str, float]] | None
@@ -212,6 +214,12 @@ def gain(row: Row, before: str = "defended_clean", after: str = "defended_attack
     """Effective gain: growth of the error in units of what the attacker may change; None of one that has no radius."""
     clean, attacked, eps = value(row, before), value(row, after), row.get("eps")
     return effective_gain(clean, attacked, eps / 255) if eps and clean is not None and attacked is not None else None
+
+
+def certified(row: Row, eps: float) -> float | None:
+    """What no perturbation of at most ε/255, per value or RMS, can undercut; None where nothing is proven."""
+    clean, bound = value(row, "defended_clean"), row.get("lipschitz")
+    return None if clean is None or bound is None else certified_psnr(clean, bound, eps / 255)
 
 
 # --- many rows ---
@@ -422,6 +430,15 @@ class Target:
     def kmac_per_pixel(self) -> float | None:
         """Thousands of multiplications of defense and restorer for one pixel, all draws."""
         return number(self.rows, "kmac_per_pixel")
+
+    @property
+    def lipschitz(self) -> float | None:
+        """Proven bound of the gain."""
+        return number(self.rows, "lipschitz", of=max)
+
+    def certified(self, eps: float) -> dict[str, float]:
+        """By image, what no perturbation of at most ε/255 can undercut; empty where nothing is proven."""
+        return by_image(self.rows, lambda row: certified(row, eps))
 
 
 def targets(rows: Iterable[Row]) -> list[Target]:

@@ -15,17 +15,20 @@ from udc_defense.attacks import ATTACKS
 from udc_defense.evaluation import flags
 from udc_defense.evaluation.protocol import LARGEST
 from udc_defense.evaluation.rows import (
+    CERTIFIED,
     NONE,
     Budget,
     Cell,
     Row,
     Rows,
     Target,
+    certified,
     common_budget,
     interval,
     mean,
     select,
     targets,
+    value,
 )
 from udc_defense.photo.flags import Flag, randomised, zero_gradients
 from udc_defense.purification import Purification, has_gradient
@@ -44,6 +47,7 @@ def summarize(rows: Rows) -> dict[str, Any]:
         "headline": [_facts(target) | _headline(target, budget) for target in found],
         "oblivious_and_adaptive": [_facts(target) | _side_by_side(target, budget) for target in found],
         "clean_cost": [_facts(t) | {"cost": _shown(t.clean_cost(), len(t.clean()))} for t in found if t.cells],
+        "certified": [_facts(target) | _certified(target) for target in found if target.lipschitz is not None],
         "flags": [_facts(target) | asdict(flag) for target in found for flag in _flags(target, budget)],
         "transfer": transfer(rows),
     }
@@ -87,6 +91,15 @@ def _side_by_side(target: Target, budget: Budget | None) -> dict[str, Any]:
     }
 
 
+def _certified(target: Target) -> dict[str, Any]:
+    """Means of what is certified, with any attack of at most ε/255."""
+    floors = {f"{eps:g}": interval(target.certified(eps)) for eps in CERTIFIED}
+    return {
+        "lipschitz": target.lipschitz,
+        "psnr": {eps: _shown(found, len(target.clean())) for eps, found in floors.items()},
+    }
+
+
 def _named(cell: Cell) -> dict[str, Any]:
     return {name: cell.rows[0].get(name) for name in SHOWN}
 
@@ -104,6 +117,7 @@ def _flags(target: Target, budget: Budget | None) -> list[Flag]:
     white = {title: left for title, left in psnr.items() if _is_white(compared[title])}
     black = {title: left for title, left in psnr.items() if title not in white}
     found = [zero_gradients([row for cell in (*known, *target.convergence) for row in cell.rows])]
+    found += _unbroken(target)
     if white and black:
         found.append(flags.black_box_wins(white, black, "defense" if defended else "restorer"))
     for threat in dict.fromkeys(cell.setting.threat for cell in known):
@@ -113,6 +127,17 @@ def _flags(target: Target, budget: Budget | None) -> list[Flag]:
     worst = target.worst(budget)
     noise = mean(worst.rows, "noise_restored") if worst else None
     return found + ([flags.no_better_than_noise(worst.mean, noise)] if worst and noise is not None else [])
+
+
+def _unbroken(target: Target) -> list[Flag]:
+    """Where a floor is certified, no attack gets below it: on the image where one is nearest."""
+    margins = []
+    for row in target.rows:
+        left, eps = value(row, "defended_attacked"), row.get("eps")
+        floor = certified(row, eps) if eps and (row.get("norm") or "linf") in ("linf", "l2") else None
+        if floor is not None and left is not None:
+            margins.append((left - floor, row["title"], left, floor))
+    return [flags.certificate_broken(*min(margins))] if margins else []
 
 
 def _of_defense(target: Target, compared: Mapping[str, Cell], budget: Budget | None) -> list[Flag]:

@@ -6,7 +6,17 @@ from collections.abc import Iterator, Sequence
 from statistics import fmean, median
 from typing import Any
 
-from udc_defense.evaluation.rows import NONE, Cell, Target, among, difference, interval, number, on_shared_images
+from udc_defense.evaluation.rows import (
+    CERTIFIED,
+    NONE,
+    Cell,
+    Target,
+    among,
+    difference,
+    interval,
+    number,
+    on_shared_images,
+)
 from udc_defense.report import words
 from udc_defense.report.study import Condition, Study
 from udc_defense.table import Column, Interval, Table, Value
@@ -37,7 +47,7 @@ class Tables:
 
     def details(self) -> list[Table]:
         """What the honesty list is made of."""
-        return [table for table in (self.metrics(), self.attacks()) if table.rows]
+        return [table for table in (self.certified(), self.metrics(), self.attacks()) if table.rows]
 
     def headline(self) -> Table:
         rows: list[Row] = []
@@ -222,6 +232,25 @@ class Tables:
             f"attack took, with its evaluations of the attacked model. Measured on {self._hardware()}."
         )
         return self._table("cost", "Cost", caption, columns, rows)
+
+    def certified(self) -> Table:
+        rows: list[Row] = []
+        for (condition, defense), target in self.study.pairs.items():
+            if target.lipschitz is None:
+                continue
+            worst, clean = target.worst(self.study.budget), target.clean()
+            floors = [interval(target.certified(eps)) for eps in CERTIFIED]
+            found = [target.lipschitz, interval(clean), *floors, interval(worst.attacked) if worst else None]
+            rows.append([*self._labels(condition, defense), *found, len(clean)])
+        columns: list[str | Column] = [Column("Gain, at most", 3), "Without attack, dB"]
+        columns += [f"ε = {eps:g}/255, dB" for eps in CERTIFIED]
+        columns += ["Worst attack found, dB", Column("Images", 0)]
+        caption = (
+            "PSNR that no attack can undercut which changes each value by at most ε, whatever it knows: the restorer's "
+            "gain is bounded, as its weights prove, and RMSE grows by at most gain · ε. Beside it the worst "
+            f"attack that was tried, {self._budget()}, on the images that every such attack met. {ENDS}"
+        )
+        return self._table("certified", "Certified", caption, columns, rows)
 
     def metrics(self) -> Table:
         rows: list[Row] = []
