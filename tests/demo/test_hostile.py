@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
+import contextlib
 import http.client
 import io
+import json
 import os
 import re
 import struct
@@ -24,10 +27,11 @@ os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 pytest.importorskip("gradio", reason="the extra `demo` is not installed")
 
-from demo_server import ROOT, Answer, Visitor, file
+from demo_server import ROOT, Answer, Visitor, file, inputs
 
 from udc_defense.demo import build, launch
-from udc_defense.demo.handlers import PLACE
+from udc_defense.demo.door import Counted
+from udc_defense.demo.handlers import PLACE, working
 
 PATIENCE = 20  # s for one answer; far above what any takes, far below a hang
 
@@ -318,16 +322,65 @@ def test_a_body_too_large_is_not_read(visitor: Visitor, path: str, megabytes: in
     assert promise(visitor, path, "content-length", str(megabytes * 10**6)) == status
 
 
-def test_a_body_without_a_length_is_not_read(visitor: Visitor) -> None:
-    assert promise(visitor, "call/run", "transfer-encoding", "chunked") == 411
+def test_a_length_and_chunks_contradict_each_other(visitor: Visitor) -> None:
+    for path in ("call/run", "upload", "queue/join"):
+        assert promise(visitor, path, "content-length", "5", ("transfer-encoding", "chunked")) == 400
 
 
-def promise(visitor: Visitor, path: str, header: str, value: str) -> int:
+def test_a_body_in_chunks_is_read_as_any_other(visitor: Visitor) -> None:
+    photo = visitor.upload(encoded(noise(8, 8)))
+    parts = iter([json.dumps({"data": [photo, None]}).encode()])
+    headers = {"content-type": "application/json"}
+    answer = visitor.http.post("/gradio_api/call/restore", content=parts, headers=headers)
+    assert answer.status_code == 200
+    assert visitor.end("restore", answer.json()["event_id"]).status == 200
+
+
+def test_a_body_in_chunks_is_counted_as_it_arrives(visitor: Visitor, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("udc_defense.demo.door.MAX_JSON", 10**6)
+    connection = http.client.HTTPConnection(visitor.http.base_url.host, visitor.http.base_url.port or 80, timeout=20)
+    connection.putrequest("POST", "/gradio_api/call/run")
+    connection.putheader("content-type", "application/json")
+    connection.putheader("transfer-encoding", "chunked")
+    connection.endheaders()
+    sent, part = 0, b'"' + b"a" * 99_999
+    with contextlib.suppress(OSError):  # it hangs up
+        while sent < 10**8:
+            connection.send(b"%x\r\n%s\r\n" % (len(part), part))
+            sent += len(part)
+    assert sent < 10**8, "all of it was taken"
+    answer = connection.getresponse()
+    assert answer.status == 413 and b"more than the 1 MB allowed" in answer.read()
+    connection.close()
+
+
+def test_no_byte_too_many_reaches_the_application() -> None:
+    seen: list[int] = []
+
+    async def application(scope: Any, receive: Any, send: Any) -> None:
+        while (message := await receive())["type"] == "http.request" and message["more_body"]:
+            seen.append(len(message["body"]))
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+
+    async def receive() -> dict[str, Any]:
+        return {"type": "http.request", "body": bytes(1000), "more_body": True}
+
+    async def send(message: dict[str, Any]) -> None:
+        sent.append(message)
+
+    sent: list[dict[str, Any]] = []
+    counted = Counted(receive, send, 10_500)
+    asyncio.run(application({}, counted.receive, counted.send))
+    assert sum(seen) == 10_000 and counted.excessive and sent == []
+
+
+def promise(visitor: Visitor, path: str, header: str, value: str, *more: tuple[str, str]) -> int:
     """The status of a request of which only the first lines are sent."""
     connection = http.client.HTTPConnection(visitor.http.base_url.host, visitor.http.base_url.port or 80, timeout=5)
     connection.putrequest("POST", f"/gradio_api/{path}")
     connection.putheader("content-type", "application/json")
-    connection.putheader(header, value)
+    for name, said in ((header, value), *more):
+        connection.putheader(name, said)
     connection.endheaders()
     try:
         return connection.getresponse().status
@@ -387,3 +440,27 @@ def test_nobody_computes_past_the_queue(visitor: Visitor) -> None:
     photo = visitor.upload(encoded(noise(8, 8)))
     for way in ("run", "api"):
         assert visitor.http.post(f"/gradio_api/{way}/restore", json={"data": [photo, None]}).status_code == 404
+
+
+# --- Whoever does not listen ------------------------------------------------------------------------------------------
+
+
+def test_runs_that_nobody_listens_to_are_stopped(visitor: Visitor, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Eight of them, each of a minute; then a visitor comes, who listens and is served."""
+    monkeypatch.setattr("udc_defense.demo.listeners.PATIENCE", 1.0)
+    photo = visitor.upload(encoded(noise(256, 256)))
+    long = inputs(photo, attack="strong", method="pgd", steps=50, threat="exact")
+    tickets = [visitor.join("run", long) for _ in range(8)]
+    assert all(ticket.status == 200 for ticket in tickets)
+    answer = visitor.restore(photo)  # whose client gives up after a minute
+    assert answer.status == 200 and 'data-state="done"' in answer.data[0]
+    assert not working, "one of them still runs"
+
+
+def test_who_listens_is_served_however_long_it_takes(visitor: Visitor, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("udc_defense.demo.listeners.PATIENCE", 1.0)
+    photo = visitor.upload(encoded(noise(48, 48)))
+    started = time.perf_counter()
+    answer = visitor.run(photo, attack="strong", method="pgd", steps=20, threat="exact")
+    assert answer.status == 200 and 'data-state="done"' in answer.data[0]
+    assert time.perf_counter() - started > 1.0

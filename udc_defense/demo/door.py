@@ -9,12 +9,14 @@ from typing import Any
 import gradio as gr
 from gradio_client.utils import is_file_obj, is_file_obj_with_meta, is_http_url_like, traverse
 from starlette.datastructures import Headers
+from starlette.requests import ClientDisconnect
 from starlette.responses import JSONResponse
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from udc_defense.demo.batch_tab import MOST
 from udc_defense.demo.engine import MAX_BYTES
 from udc_defense.demo.handlers import for_visitors, unknown
+from udc_defense.demo.listeners import Listeners, listener
 
 log = logging.getLogger(__name__)
 
@@ -24,25 +26,71 @@ FOREIGN = re.compile(r"/file[=/]https?:")  # gradio would fetch the page and han
 
 
 class Door:
-    """ASGI middleware: refuses a request by its first lines."""
+    """ASGI middleware: refuses a request by its first lines or when it grows too large, and knows who listens."""
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
+        self.listeners: Listeners | None = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        refusal = _refusal(scope) if scope["type"] == "http" else None
-        await (refusal or self.app)(scope, receive, send)
+        if scope["type"] != "http":
+            return await self.app(scope, receive, send)
+        if refusal := _refusal(scope):
+            return await refusal(scope, receive, send)
+        if self.listeners is None:
+            self.listeners = Listeners(scope["app"].get_blocks()._queue)
+        if name := listener(scope):
+            with self.listeners.present(name):
+                return await self.app(scope, receive, send)
+        counted = Counted(receive, send, _most(scope["path"]))
+        try:
+            await self.app(scope, counted.receive, counted.send)
+        except ClientDisconnect:
+            if not counted.excessive:
+                raise
+        finally:
+            self.listeners.watch()
+        if counted.excessive and not counted.started:
+            await counted.refusal()(scope, receive, send)
+
+
+class Counted:
+    """A request whose bytes are counted as they arrive, whatever its headers say; past `most` no more are read."""
+
+    def __init__(self, receive: Receive, send: Send, most: int) -> None:
+        self._receive, self._send, self.most = receive, send, most
+        self.bytes, self.started = 0, False
+
+    @property
+    def excessive(self) -> bool:
+        return self.bytes > self.most
+
+    def refusal(self) -> JSONResponse:
+        return _answer(f"The request has more than the {self.most / 1e6:g} MB allowed.", 413)
+
+    async def receive(self) -> Message:
+        """The next part; of one that is too large, the end, as if the visitor had left."""
+        if self.excessive:
+            return {"type": "http.disconnect"}
+        message = await self._receive()
+        self.bytes += len(message.get("body", b""))
+        return {"type": "http.disconnect"} if self.excessive else message
+
+    async def send(self, message: Message) -> None:
+        """What the application answers; of a request that was cut short, nothing."""
+        if self.started or not self.excessive:
+            self.started = True
+            await self._send(message)
 
 
 def _refusal(scope: Scope) -> JSONResponse | None:
     if FOREIGN.search(scope["path"]):
         return _answer("This server fetches nothing from elsewhere.", 403)
-    if scope["method"] != "POST":
-        return None
-    length, most = Headers(scope=scope).get("content-length"), _most(scope["path"])
-    if length is None:
-        return _answer("A request has to say its length.", 411)
-    if int(length) > most:
+    headers, most = Headers(scope=scope), _most(scope["path"])
+    length = headers.get("content-length")
+    if length is not None and "transfer-encoding" in headers:
+        return _answer("A request has either a length or chunks, not both.", 400)
+    if length is not None and int(length) > most:
         return _answer(f"The request has {int(length) / 1e6:.1f} MB, more than the {most / 1e6:g} MB allowed.", 413)
     return None
 
@@ -52,7 +100,8 @@ def _most(path: str) -> int:
 
 
 def _answer(sentence: str, status: int) -> JSONResponse:
-    return JSONResponse({"detail": sentence}, status)
+    # What is left of the request is not read.
+    return JSONResponse({"detail": sentence}, status, headers={"connection": "close"})
 
 
 class Page(gr.Blocks):
