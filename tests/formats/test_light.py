@@ -59,6 +59,12 @@ class TestOpenExr:
         read = read_light(exr(depth, part(rgb(), "beauty"), part({"R": LIGHT[..., 0] * 0}, "rest")), LIMIT)
         np.testing.assert_array_equal(read, LIGHT)
 
+    def test_many_layers(self, exr: Any) -> None:
+        data = exr(part({f"{i}": LIGHT[..., 0] * 1 for i in range(30)} | rgb()))
+        np.testing.assert_array_equal(read_light(data, LIMIT), LIGHT)
+        with pytest.raises(ImageError, match="more layers than are read"):
+            read_light(data, 60)
+
     def test_infinite_light_stays(self, exr: Any) -> None:
         values = rgb()
         values["R"][0, 0] = np.inf
@@ -77,9 +83,8 @@ class TestOpenExr:
                 lambda: part(rgb(), chromaticities=(0.7347, 0.2653, 0.0, 1.0, 0.0001, -0.077, 0.32168, 0.33767)),
                 "other primaries than Rec. 709",
             ),
-            (lambda: part({f"{i}": LIGHT[..., 0] * 1 for i in range(70)} | rgb()), "more layers than are read"),
         ],
-        ids=["layer", "integers", "window", "ACES", "many layers"],
+        ids=["layer", "integers", "window", "ACES"],
     )
     def test_refusals(self, exr: Any, wrong: Any, reason: str) -> None:
         with pytest.raises(ImageError, match=reason):
@@ -94,9 +99,10 @@ class TestOpenExr:
             read_light(data.replace(window, np.array([0, 0, 59_999, 59_999], "<i4").tobytes()), LIMIT)
 
     @pytest.mark.parametrize("kept", [4, 100, 300, -40])
-    def test_truncated(self, exr: Any, kept: int) -> None:
+    def test_truncated(self, exr: Any, kept: int, capfd: pytest.CaptureFixture[str]) -> None:
         with pytest.raises(ImageError, match=r"damaged, its pixels cannot be decoded\.$"):
             read_light(exr(part(rgb()))[:kept], LIMIT)
+        assert not capfd.readouterr().out
 
 
 def radiance(*lines: bytes) -> bytes:

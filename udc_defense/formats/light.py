@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 from typing import Any
 
@@ -16,7 +17,7 @@ from udc_defense.formats.tiff import read_tiff
 RADIANCE = (b"#?RADIANCE", b"#?RGBE")
 EXR = b"\x76\x2f\x31\x01"
 SUFFIXES = {".hdr", ".exr"}
-MAX_CHANNELS = 64
+MOST_CHANNELS = 8  # of a picture of the largest size
 REC_709 = (0.64, 0.33, 0.30, 0.60, 0.15, 0.06, 0.3127, 0.3290)
 
 
@@ -72,9 +73,10 @@ def _open_exr(data: bytes, max_pixels: int) -> np.ndarray:
     import OpenEXR
 
     try:
-        part, names = _checked_part(OpenEXR.File(io.BytesIO(data), header_only=True, num_threads=0), max_pixels)
-        # Separate, since it would otherwise join what lies in one layer.
-        channels = OpenEXR.File(io.BytesIO(data), separate_channels=True, num_threads=0).channels(part)
+        # What it finds wrong it prints; what is missing then is found below. Its older InputFile crashes on such files.
+        with contextlib.redirect_stdout(io.StringIO()):
+            part, names = _checked_part(OpenEXR.File(io.BytesIO(data), header_only=True, num_threads=0), max_pixels)
+            channels = OpenEXR.File(io.BytesIO(data), separate_channels=True, num_threads=0).channels(part)
         planes = [channels[name].pixels for name in names]
     except ImageError:
         raise
@@ -88,35 +90,33 @@ def _open_exr(data: bytes, max_pixels: int) -> np.ndarray:
 
 def _checked_part(file: Any, max_pixels: int) -> tuple[int, list[str]]:
     """The first part that has colours, and their names; every part is decoded, so that all must be small enough."""
-    total, found = 0, None
+    values, found = 0, None
     for index in range(len(file.parts)):
         header = file.header(index)
         first, last = header["dataWindow"]
         width, height = (int(high) - int(low) + 1 for low, high in zip(first, last, strict=True))
         check_size(width, height, max_pixels)
-        channels = header["channels"]
-        total += width * height * len(channels)
-        if len(channels) > MAX_CHANNELS or total > 4 * max_pixels:
+        values += width * height * len(header["channels"])
+        if values > MOST_CHANNELS * max_pixels:
             raise ImageError("has more layers than are read: keep the one with the colours.")
-        names = _colours([channel.name for channel in channels])
-        if names and found is None:
-            _check_header(header, channels)
+        if found is None and (names := _colours({channel.name for channel in header["channels"]})):
+            _check_header(header)
             found = index, names
     if found is None:
-        raise ImageError("has no channels R, G and B, and none of the name Y.")
+        raise ImageError("has no channels R, G and B, nor light alone as Y.")
     return found
 
 
-def _colours(names: list[str]) -> list[str]:
-    if {"R", "G", "B"} <= set(names):
+def _colours(names: set[str]) -> list[str]:
+    if {"R", "G", "B"} <= names:
         return ["R", "G", "B"]
-    return ["Y"] if "Y" in names and not {"RY", "BY"} & set(names) else []
+    return ["Y"] if "Y" in names and not {"RY", "BY"} & names else []
 
 
-def _check_header(header: dict[str, Any], channels: list[Any]) -> None:
+def _check_header(header: dict[str, Any]) -> None:
     if "deep" in str(header["type"]):
         raise ImageError("has deep samples, which are not read: flatten it.")
-    if any(channel.xSampling != 1 or channel.ySampling != 1 for channel in channels):
+    if any((channel.xSampling, channel.ySampling) != (1, 1) for channel in header["channels"]):
         raise ImageError("has channels of fewer pixels than the picture.")
     if not all(map(np.array_equal, header["dataWindow"], header["displayWindow"])):
         raise ImageError("has a data window that is not its display window: crop or extend it first.")
