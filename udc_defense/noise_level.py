@@ -237,6 +237,8 @@ class AdaptivePurifier(nn.Module):
         chooser: calibrated with the scores of that detector, and qualities of those purifiers.
     """
 
+    sha256 = ""  # of the purifiers' weights, where they were loaded
+
     def __init__(self, purify: Callable[[int], nn.Module], detector: Detector, chooser: Chooser) -> None:
         super().__init__()
         self.detector, self.chooser = detector, chooser

@@ -97,7 +97,9 @@ class Purification:
         detector = Detector(Defense(load_restorer(), Purification(**found["probe"]).load()))
         chooser = Chooser(tuple(found["cuts"]), tuple(found["levels"]))
         fixed = replace(self, per_photo=False)
-        return AdaptivePurifier(lambda level: replace(fixed, noise_level=level).load(), detector, chooser).eval()
+        purifier = AdaptivePurifier(lambda level: replace(fixed, noise_level=level).load(), detector, chooser).eval()
+        purifier.sha256 = used[f"purifier {self.weights}"]
+        return purifier
 
 
 # Chosen on `val`, see the README: the purifier that was trained for the job; and what serves for any diffusion model.

@@ -28,11 +28,12 @@ from udc_defense.errors import SettingError, UDCDefenseError
 from udc_defense.evaluation import evaluate, runner
 from udc_defense.evaluation.entry import Entry
 from udc_defense.evaluation.evaluate import RUN, SUMMARY, Team, finish, run
-from udc_defense.evaluation.plan import Bundled, Captured, Plan
+from udc_defense.evaluation.plan import Plan
 from udc_defense.evaluation.protocol import PRESETS, Protocol
 from udc_defense.evaluation.rows import key_of, read_parts, read_run
 from udc_defense.images import quantize, read_image, write_png
 from udc_defense.metrics import psnr
+from udc_defense.photo.source import from_pair, from_title
 from udc_defense.purification import Purification
 from udc_defense.samples import STREETS
 from udc_defense.scenes import read_pairs
@@ -82,7 +83,7 @@ PROTOCOL = Protocol(
 )
 PLAN = Plan(
     PROTOCOL,
-    photos=tuple(Bundled(title) for title in list(STREETS)[:3]),
+    photos=tuple(from_title(title) for title in list(STREETS)[:3]),
     scenes="",
     restorers={"udc": (SHARPEN,), "noise": (SHARPEN,)},
     defenses=(NOISE,),
@@ -190,7 +191,7 @@ class TestRows:
             (tmp_path / folder).mkdir()
             Image.fromarray(array).save(tmp_path / folder / "a.png")
         (pair,) = read_pairs(tmp_path / "captures", tmp_path / "clean")
-        plan = replace(PLAN, photos=(Captured(pair),), restorers={"pairs": (SHARPEN,)}, defenses=(), brief=())
+        plan = replace(PLAN, photos=(from_pair(pair),), restorers={"pairs": (SHARPEN,)}, defenses=(), brief=())
         rows = measure(tmp_path / "out", replace(plan, protocol=replace(PROTOCOL, trivial=(), eot=())))
         images = [torch.from_numpy(array[8:32, 3:27] / 255).permute(2, 0, 1)[None] for array in pixels]
         assert {row["psnr"]["captured"] for row in rows} == {round(float(psnr(*images)), 4)}
@@ -338,7 +339,7 @@ def test_a_masked_gradient_is_exposed(tmp_path: Path) -> None:
         captured = quantize(0.2 + 0.6 * F.interpolate(anywhere(1, 3, 3, 3, seed=index).float(), 24, mode="bicubic"))
         write_png(captured, tmp_path / "captures" / f"{index}.png")
         write_png(Aliased()(MASK.load()(captured)), tmp_path / "clean" / f"{index}.png")
-    photos = tuple(Captured(pair) for pair in read_pairs(tmp_path / "captures", tmp_path / "clean"))
+    photos = tuple(from_pair(pair) for pair in read_pairs(tmp_path / "captures", tmp_path / "clean"))
     plan = replace(PLAN, protocol=protocol, photos=photos, restorers={"pairs": (ALIASED,)}, defenses=(MASK,), brief=())
     rows = measure(tmp_path, plan)
     finish(plan, tmp_path)

@@ -104,7 +104,7 @@ def test_lamps_of_the_night_street_come_back(networks: Networks, tmp_path: Path)
 
 def test_the_scaling_of_a_large_photo_is_part_of_it(made: Path, photo: Path, tmp_path: Path) -> None:
     recipe = changed(made, tmp_path / "recipe.json", lambda recipe: recipe.update(max_side=24))
-    (scene,) = read_recipe(recipe).load(photo).values()
+    (scene,) = read_recipe(recipe).photo_at(photo).load().values()
     assert scene.shape == (1, 3, 20, 24)
     image = torch.rand(1, 3, 5, 7, generator=seeded(0))
     assert fitted(image, 7) is image

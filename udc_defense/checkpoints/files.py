@@ -53,6 +53,14 @@ def checksum(folder: Path) -> str:
     return sha256(weights)
 
 
+def verified_sum(folder: Path) -> str:
+    """The same of a checkpoint that `verify` has passed: its list says it, so that nothing is hashed twice."""
+    (weights,) = folder.rglob(WEIGHTS)
+    listed = read_json(folder / CHECKSUMS) if (folder / CHECKSUMS).is_file() else {}
+    entry = listed.get(weights.relative_to(folder).as_posix())
+    return entry["sha256"] if entry else sha256(weights)
+
+
 def source_of(folder: Path) -> str:
     """Where a checkpoint lies: `embedded`, `folder`, or the `owner/name@commit` whose snapshot it is.
 

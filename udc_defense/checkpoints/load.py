@@ -11,7 +11,7 @@ from diffusers import DDPMScheduler, UNet2DModel
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
-from udc_defense.checkpoints.files import WEIGHTS, checksum, read_json, training_facts
+from udc_defense.checkpoints.files import WEIGHTS, read_json, training_facts, verified_sum
 from udc_defense.checkpoints.foreign import imported, imported_sum
 from udc_defense.checkpoints.resolve import resolve
 from udc_defense.errors import CheckpointError, SettingError
@@ -39,7 +39,9 @@ def load_restorer(source: str | Path = "default") -> Restorer:
         CheckpointError: one sentence that says what is wrong with it.
     """
     if is_importable(source):
-        return imported(str(source))
+        restorer = imported(str(source))
+        restorer.sha256 = imported_sum(str(source))
+        return restorer
     folder = resolve(source, "restorer")
     config = read_json(folder / "config.json")
     name = str(config.get("_class_name"))
@@ -47,6 +49,7 @@ def load_restorer(source: str | Path = "default") -> Restorer:
     if network_class is None:
         raise CheckpointError(f"{source}: its architecture {name!r} is not a restorer known here.")
     restorer = _filled(_built(network_class, config, source), folder / WEIGHTS, source)
+    restorer.sha256 = verified_sum(folder)
     try:
         restorer.check()
     except CheckpointError as error:
@@ -81,7 +84,9 @@ def load_purifier(
     if last_timestep is not None and (not isinstance(last_timestep, int) or last_timestep < 1):
         raise CheckpointError(f"{source}: last_timestep {last_timestep!r} in its training.json is no timestep.")
     _filled(network, folder / "unet" / WEIGHTS, source)
-    return DiffusionPurifier(network, scheduler, last_timestep=last_timestep, **options).eval()
+    purifier = DiffusionPurifier(network, scheduler, last_timestep=last_timestep, **options).eval()
+    purifier.sha256 = verified_sum(folder)
+    return purifier
 
 
 def load_guide(source: str | Path = "default") -> Feature:
@@ -125,7 +130,7 @@ def weights_sum(source: str | Path, kind: str) -> str:
     """
     if kind == "restorer" and is_importable(source):
         return imported_sum(str(source))
-    return checksum(resolve(source, kind))
+    return verified_sum(resolve(source, kind))
 
 
 def checkpoint_sums(restorer: str, *purifiers: str) -> dict[str, str]:

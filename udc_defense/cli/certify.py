@@ -6,7 +6,7 @@ import argparse
 import contextlib
 import hashlib
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from udc_defense.certification.certify import Certificate, Certification, Step
     from udc_defense.certification.noise import Budget
     from udc_defense.photo.result import Result
+    from udc_defense.photo.source import Photo
 
 NONE = "none"
 KINDS = {"median": "the median image", "draw": "half of all single draws", "centre": "the centre of the draws"}
@@ -123,21 +124,21 @@ def _certify(options: argparse.Namespace) -> int:
     }
     known = {row["key"]: row for row in _rows(options.out / "report.json")}
 
-    def process(name: str, load: Callable[[], dict[str, Any]], folder: Path) -> None:
+    def process(photo: Photo, folder: Path) -> None:
         plain = Settings(panel=options.panel, attack="none", seed=options.seed)
-        result = stages.finish(stages.run(Defense(restorer), plain, name, **load()))
+        result = stages.finish(stages.run(Defense(restorer), plain, photo.name, **photo.load()))
         key = _key(report, result)
         row = known.get(key)
         if row is None:
             certificate = _measured(model, result, settings, folder / f".samples-{key[:16]}.u16")
-            row = {"key": key, "image": name, "has_truth": result.has_truth} | certificate.report()
+            row = {"key": key, "image": photo.name, "has_truth": result.has_truth} | certificate.report()
             row["width_factors"] = _save_images(certificate, result, folder)
         report["images"].append(row)
         write_json(options.out / "report.json", report)
         (folder / f".samples-{key[:16]}.u16").unlink(missing_ok=True)
         _print_row(row, result, settings)
 
-    return each(list(sources(options)), options.out, process)
+    return each(sources(options), options.out, process)
 
 
 def _settings(options: argparse.Namespace) -> Certification:

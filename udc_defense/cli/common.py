@@ -5,8 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Callable, Iterator
-from functools import partial
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,10 +14,7 @@ from udc_defense.errors import SettingError, UDCDefenseError
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from udc_defense.scenes import Pair
-
-    Loader = Callable[[], dict[str, Tensor]]
-    Source = tuple[str, Loader]
+    from udc_defense.photo.source import Photo
 
 
 def say(text: str) -> None:
@@ -40,58 +36,33 @@ def drain(counts: Iterator[int], total: int, unit: str) -> None:
             bar.update(count - bar.n)
 
 
-def sources(options: argparse.Namespace) -> Iterator[Source]:
-    """(name, loader of the arguments of `stages.run`) for every photo or pair."""
+def sources(options: argparse.Namespace) -> list[Photo]:
+    """Every photo or pair that is named."""
+    from udc_defense.photo.source import from_file, from_pair
     from udc_defense.scenes import read_pairs
 
     if options.pairs:
         if options.images or options.captured:
             raise SettingError("--pairs stands alone: it brings captures and their ground truth.")
         captures, clean = options.pairs
-        for pair in read_pairs(captures, clean, options.domain):
-            yield pair.name, partial(_load_pair, pair)
-        return
+        return [from_pair(pair) for pair in read_pairs(captures, clean, options.domain)]
     if not options.images:
         raise SettingError("no image is given; name at least one, or --pairs CAPTURES CLEAN.")
-    load = load_capture if options.captured else _load_scene
-    for path in options.images:
-        yield path.name, partial(load, path)
+    return [from_file(path, captured=options.captured) for path in options.images]
 
 
-def _load_pair(pair: Pair) -> dict[str, Tensor]:
-    captured, truth = pair.load()
-    return {"captured": captured, "truth": truth}
-
-
-def load_capture(path: Path) -> dict[str, Tensor]:
-    from udc_defense.images import read_image
-
-    return {"captured": read_image(path)}
-
-
-def _load_scene(path: Path) -> dict[str, Tensor]:
-    from udc_defense.images import read_image
-    from udc_defense.scenes import scene_from_photo
-
-    return {"scene": scene_from_photo(read_image(path))}
-
-
-def each(
-    sources: list[Source],
-    out: Path,
-    process: Callable[[str, Loader, Path], None],
-) -> int:
-    """Process every source into a folder of its own name; a bad one is reported and the others still run."""
+def each(photos: Iterable[Photo], out: Path, process: Callable[[Photo, Path], None]) -> int:
+    """Process every photo into a folder of its own name; a bad one is reported and the others still run."""
     status, taken = 0, set()
-    for name, load in sources:
-        stem = base = Path(name).stem
+    for photo in photos:
+        stem = base = Path(photo.name).stem
         number = 1
         while stem in taken:
             number += 1
             stem = f"{base}-{number}"
         taken.add(stem)
         try:
-            process(name, load, out / stem)
+            process(photo, out / stem)
         except UDCDefenseError as error:
             status = complain(error)
     return status

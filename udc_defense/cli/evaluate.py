@@ -15,7 +15,7 @@ from udc_defense.errors import SettingError, UDCDefenseError
 
 if TYPE_CHECKING:
     from udc_defense.evaluation.plan import Plan
-    from udc_defense.evaluation.runner import Photo
+    from udc_defense.photo.source import Photo
 
 PRESETS = ("quick", "paper", "full")
 
@@ -144,7 +144,7 @@ def _plan(options: argparse.Namespace, chosen_device: str) -> Plan:
 
 def _photos(options: argparse.Namespace) -> list[Photo]:
     """All images that are there."""
-    from udc_defense.evaluation.plan import Bundled, Captured
+    from udc_defense.photo.source import from_crop, from_pair, from_title
     from udc_defense.samples import scene_titles
     from udc_defense.scenes import read_crops, read_pairs
 
@@ -152,16 +152,16 @@ def _photos(options: argparse.Namespace) -> list[Photo]:
         if options.degradation or options.scenes or options.crops:
             raise SettingError("--pairs stands alone: it brings captures and their ground truth.")
         captures, clean = options.pairs
-        return [Captured(pair) for pair in read_pairs(captures, clean, options.domain)]
+        return [from_pair(pair) for pair in read_pairs(captures, clean, options.domain)]
     if options.scenes and options.crops:
-        return list(read_crops(options.crops, options.split))
+        return [from_crop(crop, options.scenes) for crop in read_crops(options.crops, options.split)]
     if options.scenes or options.crops:
         raise SettingError("--scenes DIR and --crops FILE go together.")
     if options.preset != "quick":
         raise SettingError(
             f"the preset {options.preset} needs images: --scenes DIR --crops FILE, or --pairs CAPTURES CLEAN."
         )
-    return [Bundled(title) for title in scene_titles()]
+    return [from_title(title) for title in scene_titles()]
 
 
 def _has_lpips() -> bool:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from udc_defense.cli.common import device, each, load_capture, name_and_value, save, say, sources, write_json
+from udc_defense.cli.common import device, each, name_and_value, save, say, sources, write_json
 from udc_defense.cli.flags import AUTO, add_attack, add_common, add_pairs, add_panel, add_purifier, command
 from udc_defense.cli.lists import ListAttacks, ListPurifiers
 from udc_defense.errors import SettingError
@@ -17,10 +17,10 @@ from udc_defense.errors import SettingError
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from udc_defense.cli.common import Loader, Source
     from udc_defense.defense import Defense
     from udc_defense.photo.result import Result
     from udc_defense.photo.settings import Settings
+    from udc_defense.photo.source import Photo
     from udc_defense.purification import Purification
 
 STAGE_WORDS = {
@@ -83,19 +83,23 @@ def _one_stage_command(
 
 def _run(options: argparse.Namespace) -> int:
     """Everything on every photo."""
-    purification = _purification(options)
-    report = _new_report(_settings(options), purification, options.captured, options.restorer)
-    process = partial(_process, _defense(options), _settings(options), report, options.out)
-    return each(list(sources(options)), options.out, process)
+    from udc_defense.photo.report import checkpoints_of, new_report
+
+    settings, purification, defense = _settings(options), _purification(options), _defense(options)
+    facts = purification.facts() if purification else None
+    checkpoints = checkpoints_of(defense, options.restorer, purification)
+    report = new_report(settings, facts, checkpoints, captured=options.captured)
+    return each(sources(options), options.out, partial(_process, defense, settings, report, options.out))
 
 
 def _run_recipe(parser: argparse.ArgumentParser, options: argparse.Namespace) -> int:
     """What the demo did, again: its photo gives the same pixels on the same device."""
     import torch
 
-    from udc_defense.checkpoints.load import load_restorer, weights_sum
+    from udc_defense.checkpoints.load import load_restorer
     from udc_defense.defense import Defense
     from udc_defense.photo.recipe import photo_sum, read_recipe
+    from udc_defense.photo.report import checkpoints_of, new_report
 
     usual = vars(parser.parse_args(["--out", str(options.out)]))
     changed = {name for name, value in usual.items() if getattr(options, name) != value}
@@ -110,52 +114,36 @@ def _run_recipe(parser: argparse.ArgumentParser, options: argparse.Namespace) ->
         kind: getattr(options, places[kind]) if places[kind] in changed else recipe.public_name(kind)
         for kind in recipe.networks
     }
-    recipe.check_weights({kind: weights_sum(name, kind) for kind, name in names.items()})
-    for difference in recipe.differences():
-        say(f"the recipe was made with another version, so that pixels may differ: {difference}")
-    torch.set_num_threads(recipe.threads)
     purification = recipe.purification
     if purification and "purifier" in names:
         purification = replace(purification, weights=names["purifier"])
     purifier = purification.load() if purification else None
     place = device(recipe.device if options.device == "auto" else options.device)
     defense = Defense(load_restorer(names["restorer"]), purifier).to(place).eval()
-    report = _new_report(recipe.settings, purification, recipe.captured, names["restorer"])
+    recipe.check_weights({kind: getattr(defense, kind).sha256 for kind in names})
+    for difference in recipe.differences():
+        say(f"the recipe was made with another version, so that pixels may differ: {difference}")
+    torch.set_num_threads(recipe.threads)
+    checkpoints = checkpoints_of(defense, names["restorer"], purification)
+    facts = purification.facts() if purification else None
+    report = new_report(recipe.settings, facts, checkpoints, captured=recipe.captured)
     for path in options.images:
         if path.is_file() and photo_sum(path) != recipe.photo:
             say(f"{path.name}: not the photo of the recipe; its settings are applied all the same")
 
-    def process(_: str, load: Loader, folder: Path) -> None:
-        _process(defense, recipe.settings, report, options.out, recipe.name, load, folder)
+    def process(photo: Photo, folder: Path) -> None:
+        _process(defense, recipe.settings, report, options.out, replace(photo, name=recipe.name), folder)
 
-    return each([(path.name, partial(recipe.load, path)) for path in options.images], options.out, process)
-
-
-def _new_report(settings: Settings, purification: Purification | None, captured: bool, restorer: str) -> dict[str, Any]:
-    """report.json before the first photo."""
-    from udc_defense import detection
-    from udc_defense.checkpoints.load import checkpoint_sums
-    from udc_defense.provenance import versions
-
-    purifier = purification.facts() if purification else None
-    weights = [purification.weights] if purification and not purification.is_transform else []
-    checkpoints = checkpoint_sums(restorer, *weights)
-    return {
-        "settings": asdict(settings) | {"purifier": purifier, "captured": captured},
-        "versions": versions(),
-        "checkpoints": checkpoints,
-        "detector": None if purifier is None else {"threshold": detection.calibrated(purifier, checkpoints)},
-        "images": [],
-    }
+    return each(map(recipe.photo_at, options.images), options.out, process)
 
 
 def _process(
-    defense: Defense, settings: Settings, report: dict[str, Any], out: Path, name: str, load: Loader, folder: Path
+    defense: Defense, settings: Settings, report: dict[str, Any], out: Path, photo: Photo, folder: Path
 ) -> None:
     """One photo; report.json is rewritten after each, so that an interruption loses nothing."""
     from udc_defense.photo import stages
 
-    result = _watch(stages.run(defense, settings, name, **load()), name)
+    result = _watch(stages.run(defense, settings, photo.name, **photo.load()), photo.name)
     for stage, image in result.images.items():
         save(image, folder / f"{stage}.png")
     report["images"].append(result.report())
@@ -177,21 +165,13 @@ def _simulate(options: argparse.Namespace) -> int:
 
 
 def _attack(options: argparse.Namespace) -> int:
-    import torch
-
-    from udc_defense.images import quantize
     from udc_defense.photo import stages
-    from udc_defense.photo.result import Result
 
     defense, settings = _defense(options), _settings(options)
 
     def change(image: Tensor, name: str) -> Tensor:
-        captured = quantize(image)
-        with torch.no_grad():
-            reference = defense.restorer(captured)
-        seed = stages.row_seed(settings.seed, name, settings.attack, settings.eps, settings.threat, 0)
-        result = Result(name, seed, images={"captured": captured}, reference=reference)
-        return _watch(stages.attack(defense, settings, result), name).images["attacked_input"]
+        steps = stages.attack(defense, settings, stages.begin(defense, settings, name, image))
+        return _watch(steps, name).images["attacked_input"]
 
     return _one_stage(options, change)
 
@@ -231,14 +211,14 @@ def _restore(options: argparse.Namespace) -> int:
 
 def _one_stage(options: argparse.Namespace, change: Callable[[Tensor, str], Tensor]) -> int:
     """Read, change and write every image as OUT/STEM.png."""
-    sources: list[Source] = [(path.name, partial(load_capture, path)) for path in options.images]
+    from udc_defense.photo.source import from_file
 
-    def process(name: str, load: Loader, folder: Path) -> None:
+    def process(photo: Photo, folder: Path) -> None:
         target = folder.with_name(folder.name + ".png")
-        save(change(load()["captured"], name), target, options.bits)
+        save(change(photo.load()["captured"], photo.name), target, options.bits)
         say(str(target))
 
-    return each(sources, options.out, process)
+    return each([from_file(path, captured=True) for path in options.images], options.out, process)
 
 
 def _defense(options: argparse.Namespace) -> Defense:

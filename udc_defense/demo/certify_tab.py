@@ -27,6 +27,7 @@ from udc_defense.errors import SettingError
 from udc_defense.images import to_pil
 from udc_defense.photo import stages
 from udc_defense.photo.result import HIGHEST_PSNR, Result
+from udc_defense.photo.source import from_image
 from udc_defense.purifiers.diffusion import DiffusionPurifier
 
 SIDE = 128  # of the middle of the photo that is certified
@@ -109,15 +110,8 @@ class Certificates:
 def captured(restorer: nn.Module, path: str, choices: Choices) -> Result:
     """The capture of the photo's middle, and its restoration."""
     photo, _ = engine.read_photo(path)
-    inputs = {name: middle(image) for name, image in engine.inputs(photo, choices).items()}
-    return stages.finish(stages.run(Defense(restorer), choices.settings(), engine.NAME, **inputs))
-
-
-def middle(image: Tensor) -> Tensor:
-    """The middle of an image (1, 3, H, W), at most SIDE pixels high and wide."""
-    height, width = image.shape[-2:]
-    top, left = max(0, (height - SIDE) // 2), max(0, (width - SIDE) // 2)
-    return image[..., top : top + SIDE, left : left + SIDE]
+    known = from_image(engine.NAME, photo, captured=choices.captured).load(SIDE)
+    return stages.finish(stages.run(Defense(restorer), choices.settings(), engine.NAME, **known))
 
 
 def said(certificate: Certificate, settings: Certification, image: Tensor, has_truth: bool) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +18,13 @@ from udc_defense.errors import ImageError, SettingError
 from udc_defense.images import read_image
 from udc_defense.photo import stages
 from udc_defense.photo.recipe import Recipe, fitted, photo_sum
+from udc_defense.photo.report import new_report
 from udc_defense.photo.result import Result
 from udc_defense.photo.settings import Settings
+from udc_defense.photo.source import Known, from_image
 from udc_defense.photo.stages import Step
 from udc_defense.provenance import versions
 from udc_defense.purifiers import SAMPLERS
-from udc_defense.samples import light
 from udc_defense.scenes import CROP_SIZE
 
 NAME = "photo"  # of every photo, where seeds are made: what a file is called changes nothing
@@ -137,25 +138,18 @@ def start(networks: Networks, photo: Tensor, choices: Choices, settings: Setting
         SettingError: it would take too long.
     """
     check_seconds(networks, photo, choices)
-    return stages.run(networks.defense(choices), settings, NAME, **inputs(photo, choices))
+    return stages.run(networks.defense(choices), settings, NAME, **known(photo, choices))
 
 
-def inputs(photo: Tensor, choices: Choices) -> dict[str, Tensor]:
+def known(photo: Tensor, choices: Choices) -> Known:
     """The photo as `stages.run` takes it."""
-    name, image = ("captured", photo) if choices.captured else ("scene", light(photo))
-    return {name: image.to(best_device())}
+    return from_image(NAME, photo, captured=choices.captured).load()
 
 
 def report(networks: Networks, choices: Choices, settings: Settings, result: Result) -> dict[str, Any]:
     """report.json of `udc-defense run`, of one photo."""
-    purifier = networks.purifier_facts(choices)
-    return {
-        "settings": asdict(settings) | {"purifier": purifier, "captured": choices.captured},
-        "versions": versions(),
-        "checkpoints": networks.checkpoints(choices),
-        "detector": None if purifier is None else {"threshold": networks.threshold(choices)},
-        "images": [result.report()],
-    }
+    facts, checkpoints = networks.purifier_facts(choices), networks.checkpoints(choices)
+    return new_report(settings, facts, checkpoints, captured=choices.captured) | {"images": [result.report()]}
 
 
 def recipe(networks: Networks, choices: Choices, settings: Settings, path: str) -> Recipe:

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from udc_defense.checkpoints.files import embedded_names
-from udc_defense.checkpoints.load import load_restorer, weights_sum
+from udc_defense.checkpoints.load import load_restorer
 from udc_defense.checkpoints.models import show_models
 from udc_defense.defense import Defense
 from udc_defense.demo.choices import Choices
@@ -74,7 +74,8 @@ class Networks:
 
     def sums(self, choices: Choices) -> dict[str, str]:
         """Kind -> sha256 of the weights in use."""
-        return {kind: weights_sum(self.source(kind, choices), kind) for kind in self.used(choices)}
+        defense = self.defense(choices)
+        return {kind: getattr(defense, kind).sha256 for kind in self.used(choices)}
 
     def used(self, choices: Choices) -> list[str]:
         """The kinds of networks that a run needs."""

@@ -212,17 +212,15 @@ class Runs:
 
     def _attacked(self, captured: torch.Tensor, choices: Choices) -> Iterator[Image.Image | None]:
         defense, settings = self.networks.defense(choices), choices.settings()
-        with torch.no_grad():
-            reference = defense.restorer(captured)
-        seed = stages.row_seed(settings.seed, engine.NAME, settings.attack, settings.eps, settings.threat, 0)
-        result = Result(engine.NAME, seed, images={"captured": captured}, reference=reference)
+        result = stages.begin(defense, settings, engine.NAME, captured)
         for _ in stages.attack(defense, settings, result):
             yield None
         yield to_pil(result.images.get("attacked_input", captured))
 
     def _purified(self, captured: torch.Tensor, choices: Choices) -> Iterator[Image.Image | None]:
-        result = Result(engine.NAME, choices.settings().seed, images={"captured": captured})
-        for _ in stages.defend(self.networks.defense(choices), result):
+        defense, settings = self.networks.defense(choices), choices.settings()
+        result = stages.begin(defense, settings, engine.NAME, captured)
+        for _ in stages.defend(defense, result):
             yield None
         yield to_pil(result.images.get("purified_clean", captured))
 

@@ -21,41 +21,19 @@ from udc_defense.evaluation.degradations import DEGRADATIONS
 from udc_defense.evaluation.entry import Entry
 from udc_defense.evaluation.protocol import Protocol, applies, threat_of
 from udc_defense.evaluation.rows import key_of
-from udc_defense.evaluation.runner import Cell, Job, Photo, prepared, purifier_of, restorer_of
+from udc_defense.evaluation.runner import Cell, Job, prepared, purifier_of, restorer_of
 from udc_defense.metrics import METRICS, psnr
 from udc_defense.noise import seeded
 from udc_defense.photo import stages
 from udc_defense.photo.result import Result
 from udc_defense.photo.settings import Settings
+from udc_defense.photo.source import Known, Photo
 from udc_defense.precision import Precision
 from udc_defense.purification import Purification, defense_name
-from udc_defense.samples import scene_of
-from udc_defense.scenes import Pair, clean_image
+from udc_defense.scenes import Crop, clean_image
 
 UDC, PAIRS = "udc", "pairs"  # captures that are simulated, and those that were taken
 TRANSFERRED = Entry("PGD-20", "pgd")  # the attack whose examples go from restorer to restorer
-
-
-@dataclass(frozen=True)
-class Bundled:
-    """A scene that needs no data, by its title."""
-
-    name: str
-    split: str = "bundled"
-    adaptive: bool = False
-
-
-@dataclass(frozen=True)
-class Captured:
-    """A capture that was taken, and its ground truth."""
-
-    pair: Pair
-    split: str = PAIRS
-    adaptive: bool = False
-
-    @property
-    def name(self) -> str:
-        return self.pair.name
 
 
 @dataclass(frozen=True)
@@ -86,16 +64,12 @@ class Task(Job):
         draws = 1 + (self.cell.settings.resubmit if purification else 0)
         return {key_of(self.identity(purification) | {"draw": draw}) for draw in range(draws)}
 
-    def given(self, photo: Photo) -> dict[str, Tensor]:
+    def given(self, photo: Photo | Crop) -> Known:
         """The light, or the degraded image and its ground truth."""
-        if isinstance(photo, Captured):
-            captured, truth = (centre(image, self.cell.size) for image in photo.pair.load())
-            return {"captured": captured, "truth": truth}
-        bundled = isinstance(photo, Bundled)
-        scene = scene_of(photo.name, self.cell.size) if bundled else super().given(photo)["scene"]
-        if self.degradation == UDC:
-            return {"scene": scene}
-        clean = clean_image(scene)
+        known = super().given(photo)
+        if self.degradation in (UDC, PAIRS):
+            return known
+        clean = clean_image(known["scene"])
         seed = stages.row_seed(self.cell.settings.seed, photo.name, "capture", 0, self.degradation, 0)
         return {"captured": DEGRADATIONS[self.degradation](clean, seeded(seed)), "truth": clean}
 
@@ -145,12 +119,6 @@ def _attacked(task: Task) -> tuple[Tensor, AttackResult | None]:
     """What a task's attack makes of its image and finds out; once for all the restorers that it is shown to."""
     result = prepared(Defense(restorer_of(task.restorer, task.device)), task)
     return result.images["attacked_input"], result.search
-
-
-def centre(image: Tensor, size: int) -> Tensor:
-    """The centre size × size of an image (1, 3, H, W), or as much of it as there is."""
-    top, left = (max(0, (side - size) // 2) for side in image.shape[-2:])
-    return image[..., top : top + size, left : left + size]
 
 
 def _lpips(image: Tensor, reference: Tensor) -> Tensor:

@@ -18,7 +18,7 @@ from itertools import chain
 from multiprocessing import get_context, parent_process
 from pathlib import Path
 from threading import Thread
-from typing import Any, Protocol, Self, TypeVar
+from typing import Any, Self, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -34,6 +34,7 @@ from udc_defense.noise import seeded
 from udc_defense.photo import stages
 from udc_defense.photo.result import Result
 from udc_defense.photo.settings import Settings
+from udc_defense.photo.source import Known, Photo, from_crop
 from udc_defense.purification import Purification
 from udc_defense.restorers.base import Restorer
 from udc_defense.scenes import Crop
@@ -58,24 +59,11 @@ class Cell:
     fitted_on: tuple[Crop, ...] = ()
 
 
-class Photo(Protocol):
-    """What is measured: a crop of a list, or any other image that has a name."""
-
-    @property
-    def name(self) -> str: ...
-
-    @property
-    def split(self) -> str: ...
-
-    @property
-    def adaptive(self) -> bool: ...
-
-
 @dataclass(frozen=True)
 class Job:
     """One cell of one image; pickled to a worker."""
 
-    crop: Photo
+    crop: Photo | Crop
     scenes: str
     cell: Cell
     restorer: str = "default"
@@ -98,10 +86,9 @@ class Job:
         """What makes a row one of a kind."""
         return _identity(self.crop, self.cell, purification) | restorer_facts(self.restorer)
 
-    def given(self, photo: Photo) -> dict[str, Tensor]:
-        """What is known of a photo, as arguments of `stages.run`: here the light of a crop."""
-        assert isinstance(photo, Crop)
-        return {"scene": _scene(photo, self.scenes, self.cell.size)}
+    def given(self, photo: Photo | Crop) -> Known:
+        """What is known of a photo; a crop's scene lies in the folder of the job."""
+        return (from_crop(photo, self.scenes) if isinstance(photo, Crop) else photo).load(self.cell.size)
 
     def attack(self, defense: Defense, result: Result) -> None:
         """Attack the capture of `result`."""
@@ -143,13 +130,6 @@ def purifier_of(purification: Purification | None, device: str) -> nn.Module | N
     return purification.load().to(device) if purification else None
 
 
-@lru_cache(maxsize=2)
-def _scene(crop: Crop, scenes: str, size: int) -> Tensor:
-    scene = crop.scene(scenes)
-    margin = (scene.shape[-1] - size) // 2
-    return scene[..., margin : margin + size, margin : margin + size]
-
-
 def prepared(defense: Defense, job: Job) -> Result:
     """Everything before the defense; under an adaptive threat the attack is made for this very defense."""
     cell, settings, bare = job.cell, job.cell.settings, Defense(defense.restorer)
@@ -165,7 +145,7 @@ def prepared(defense: Defense, job: Job) -> Result:
     return result
 
 
-def _captured(bare: Defense, job: Job, photo: Photo) -> Result:
+def _captured(bare: Defense, job: Job, photo: Photo | Crop) -> Result:
     """Capture and restored image of a photo, before any attack."""
     settings = replace(job.cell.settings, attack="none")
     return stages.finish(stages.run(bare, settings, photo.name, **job.given(photo)))
@@ -192,7 +172,7 @@ def restorer_facts(restorer: str) -> dict[str, str]:
     return {} if restorer == "default" else {"restorer": restorer}
 
 
-def _identity(photo: Photo, cell: Cell, purification: Purification | None) -> dict[str, Any]:
+def _identity(photo: Photo | Crop, cell: Cell, purification: Purification | None) -> dict[str, Any]:
     """What makes a row one of a kind."""
     settings = {key: value for key, value in asdict(cell.settings).items() if key != "seed"}
     facts = purification.facts() if purification else None

@@ -22,9 +22,9 @@ from udc_defense.formats.content import read_content
 from udc_defense.formats.json_text import parse_json
 from udc_defense.images import read_image
 from udc_defense.photo.settings import Settings
+from udc_defense.photo.source import Known, Photo, from_image
 from udc_defense.provenance import versions
 from udc_defense.purification import Purification
-from udc_defense.samples import light
 
 FORMAT = 1
 LARGEST_SIDE = 16_000
@@ -64,14 +64,13 @@ class Recipe:
         """As it is written to files."""
         return {"recipe": FORMAT} | asdict(self)
 
-    def load(self, path: Path | str) -> dict[str, Tensor]:
-        """The photo, as `stages.run` takes it: `captured`, or the `scene` behind it.
+    def photo_at(self, path: Path) -> Photo:
+        """The photo in a file, to be treated as the one of the recipe was."""
 
-        Raises:
-            ImageError: the file is not an image that can be used.
-        """
-        photo = fitted(read_image(path), self.max_side)
-        return {"captured": photo} if self.captured else {"scene": light(photo)}
+        def read(size: int | None) -> Known:
+            return from_image(self.name, fitted(read_image(path), self.max_side), captured=self.captured).load(size)
+
+        return Photo(path.name, read)
 
     def public_name(self, kind: str) -> str:
         """What a network is called, if that is a name that may come from a stranger.

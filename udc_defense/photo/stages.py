@@ -58,6 +58,16 @@ def simulate(scene: Tensor, settings: Settings, name: str) -> Tensor:
     return quantize(capture(scene, get_panel(settings.panel), generator=generator))
 
 
+def begin(defense: Defense, settings: Settings, name: str, captured: Tensor) -> Result:
+    """What is known of a capture (1, 3, H, W) before any stage: its restoration is what damage is measured against."""
+    seed = row_seed(settings.seed, name, settings.attack, settings.eps, settings.threat, 0)
+    captured = quantize(captured)
+    with torch.no_grad():
+        restored = defense.restorer(captured)
+    images = {"captured": captured, "restored": restored}
+    return Result(name, seed, settings.threat, has_truth=False, images=images, reference=restored)
+
+
 def run(
     defense: Defense,
     settings: Settings,

@@ -60,6 +60,7 @@ class DiffusionPurifier(nn.Module):
         SettingError: a parameter is out of range.
     """
 
+    sha256 = ""  # of the weights that were loaded
     tile_size = 640
     tile_overlap = 128
 

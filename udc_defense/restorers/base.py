@@ -19,9 +19,11 @@ class Restorer(ModelMixin, ConfigMixin):
         tile_overlap: pixels that neighbouring tiles share.
         not_exportable: why no ONNX file can hold the network, as the end of a sentence; empty where one can. A method
             that needs a step which ONNX lacks says so here, and `export` repeats it.
+        sha256: of the weights that were loaded; empty where none were.
         lipschitz_bound: a proven bound of the gain in ℓ2 of `forward`, at every size; None where nothing is proven.
     """
 
+    sha256 = ""
     multiple = 1
     stride = 0
     tile_size = 640
