@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +11,7 @@ from udc_defense.cli.common import each, say, sources, write_json
 if TYPE_CHECKING:
     from udc_defense.certification.lipschitz import LipschitzCertificate
     from udc_defense.certification.noise import Budget
+    from udc_defense.photo.source import Photo
 
 EPS = (1.0, 2.0, 4.0, 8.0)  # in 1/255
 
@@ -34,18 +34,18 @@ def certify(options: argparse.Namespace) -> int:
         "images": [],
     }
 
-    def process(name: str, load: Callable[[], dict[str, Any]], folder: Path) -> None:
+    def process(photo: Photo, folder: Path) -> None:
         plain = Settings(panel=options.panel, attack="none", seed=options.seed)
-        result = stages.finish(stages.run(Defense(restorer), plain, name, **load()))
+        result = stages.finish(stages.run(Defense(restorer), plain, photo.name, **photo.load()))
         captured, truth = result.images["captured"], result.reference if result.has_truth else None
         certificate = certify_lipschitz(restorer, captured, truth, allowed)
         write_png(captured, folder / "captured.png")
         write_png(certificate.image.float(), folder / "restored.png")
-        report["images"].append({"image": name, "has_truth": result.has_truth} | certificate.report())
+        report["images"].append({"image": photo.name, "has_truth": result.has_truth} | certificate.report())
         write_json(options.out / "report.json", report)
-        _print(name, certificate, result.has_truth)
+        _print(photo.name, certificate, result.has_truth)
 
-    return each(list(sources(options)), options.out, process)
+    return each(sources(options), options.out, process)
 
 
 def _budgets(options: argparse.Namespace) -> list[Budget]:
