@@ -16,8 +16,9 @@ import pytest
 import torch
 from PIL import Image, ImageCms, ImageFile
 
-from udc_defense.errors import ImageError
-from udc_defense.images import quantize, quantize_towards, read_image, to_pil, write_file, write_png
+from udc_defense.errors import ImageError, OutputError
+from udc_defense.images import quantize, quantize_towards, read_image, to_pil, write_png
+from udc_defense.output import write_file
 
 ORIENTATION = 0x0112
 # What a viewer does to the stored rows for each value of the EXIF tag (EXIF 2.32, 4.6.4 A).
@@ -490,7 +491,7 @@ class TestWriteFile:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
         monkeypatch.setattr(Path, "write_bytes", fill)
-        with pytest.raises(ImageError) as caught:
+        with pytest.raises(OutputError) as caught:
             write_file(path, b"a new content")
         assert str(caught.value) == f"{path}: cannot be written (No space left on device)."
         assert path.read_bytes() == b"old" and list(tmp_path.iterdir()) == [path]
@@ -511,7 +512,7 @@ class TestWriteFile:
     def test_place_that_cannot_be_written(self, tmp_path: Path, name: str) -> None:
         (tmp_path / "file").write_bytes(b"old")
         (tmp_path / "folder").mkdir()
-        with pytest.raises(ImageError) as caught:
+        with pytest.raises(OutputError) as caught:
             write_png(torch.zeros(1, 3, 2, 2), tmp_path / name)
         message = str(caught.value)
         assert message.startswith(f"{tmp_path / name}: cannot be written (") and message.endswith(").")
@@ -521,5 +522,5 @@ class TestWriteFile:
     def test_folder_without_permission(self, tmp_path: Path) -> None:
         folder = tmp_path / "locked"
         folder.mkdir(mode=0o500)
-        with pytest.raises(ImageError, match="Permission denied"):
+        with pytest.raises(OutputError, match="Permission denied"):
             write_file(folder / "file", b"new")

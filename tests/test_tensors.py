@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from toy_models import Gain
 
-from tests.helpers.toy_models import Gain
 from udc_defense import attacks, capture, load_purifier, load_restorer, threat
 from udc_defense.attacks import ATTACKS
 from udc_defense.attacks.objectives import Targeted
@@ -71,7 +71,7 @@ DOORS = _doors()
     ("mistake", "words"),
     [
         (lambda x: 255 * x, r"values from .* to .*\[0, 1\]: divide by 255\?"),
-        (lambda x: (255 * x).to(torch.uint8), "is uint8, not floats in \[0, 1\]: divide integers"),
+        (lambda x: (255 * x).to(torch.uint8), r"is uint8, not floats in \[0, 1\]: divide integers"),
         (lambda x: x[0], r"has the shape \(3, 24, 24\), not \(B, 3, H, W\)"),
         (lambda x: x.movedim(1, -1), r"has the shape \(1, 24, 24, 3\), not \(B, 3, H, W\)"),
         (lambda x: x[:0], r"has the shape \(0, 3, 24, 24\), not"),

@@ -20,7 +20,8 @@ from udc_defense.checkpoints.files import checksum
 from udc_defense.checkpoints.load import IMPORTABLE, load_restorer
 from udc_defense.checkpoints.resolve import resolve
 from udc_defense.errors import CheckpointError, SettingError, UDCDefenseError
-from udc_defense.images import quantize, read_image, write_file, write_png
+from udc_defense.images import quantize, read_image, write_png
+from udc_defense.output import write_json
 from udc_defense.tensors import check_image
 
 GRADIO = "gradio:"
@@ -237,7 +238,7 @@ def state_once(path: Path, facts: dict[str, Any]) -> None:
         SettingError: it does, or states nothing readable.
     """
     if not path.is_file():
-        write_file(path, (json.dumps(facts, indent=1) + "\n").encode())
+        write_json(path, facts)
         return
     try:
         found = json.loads(path.read_text(encoding="utf-8"))

@@ -9,6 +9,10 @@ class ImageError(UDCDefenseError):
     """An image that cannot be read, is too large, or is not an image."""
 
 
+class OutputError(UDCDefenseError):
+    """A file or folder that cannot be written, or that another process writes."""
+
+
 class SceneError(UDCDefenseError):
     """A scene folder, crop list or paired folder that cannot be used."""
 

@@ -20,8 +20,8 @@ from torch import Tensor, nn
 from udc_defense import __version__
 from udc_defense.checkpoints.load import load_purifier, load_restorer, weights_sum
 from udc_defense.errors import CheckpointError, SettingError
-from udc_defense.images import write_file
 from udc_defense.noise import seeded
+from udc_defense.output import write_file
 from udc_defense.purifiers.diffusion import DiffusionPurifier
 from udc_defense.restorers.base import Restorer
 from udc_defense.tiles import pad_to_multiple

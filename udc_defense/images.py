@@ -5,9 +5,7 @@ Pillow decodes the usual formats; `formats/` has what it would read wrong, cut t
 
 from __future__ import annotations
 
-import contextlib
 import io
-import os
 import warnings
 from pathlib import Path
 
@@ -22,6 +20,7 @@ from udc_defense.formats.colour import adobe_rgb, to_srgb
 from udc_defense.formats.content import read_content
 from udc_defense.formats.opencv import decode_bytes
 from udc_defense.formats.picture import Picture, check_size, unit_floats
+from udc_defense.output import write_file
 
 MAX_PIXELS = 16_000_000
 MAX_BYTES = 1 << 30  # of a file
@@ -215,7 +214,8 @@ def write_png(image: Tensor, path: Path | str, *, bits: int = 8) -> None:
     """Write (1, 3, H, W) in [0, 1] as a lossless PNG of 8 or 16 bit, atomically.
 
     Raises:
-        ImageError: the file cannot be written.
+        ImageError: it cannot be encoded.
+        OutputError: the file cannot be written.
     """
     import cv2
 
@@ -226,21 +226,6 @@ def write_png(image: Tensor, path: Path | str, *, bits: int = 8) -> None:
     if not done:
         raise ImageError(f"{path}: the image cannot be encoded.")
     write_file(path, data.tobytes())
-
-
-def write_file(path: Path | str, data: bytes) -> None:
-    """Write a file in one step: a full disk or a kill leaves the old file, never half a new one."""
-    path = Path(path)
-    temporary = path.parent / f".{path.name}.{os.getpid()}.tmp"
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_bytes(data)
-        os.replace(temporary, path)
-    except (OSError, ValueError) as error:
-        raise ImageError(f"{path}: cannot be written ({getattr(error, 'strerror', None) or error}).") from error
-    finally:
-        with contextlib.suppress(OSError, ValueError):
-            temporary.unlink()
 
 
 def _single(image: Tensor) -> Tensor:

@@ -23,9 +23,9 @@ from safetensors.torch import save
 from torch import Tensor
 
 from udc_defense.errors import PanelError
-from udc_defense.images import write_file
 from udc_defense.imaging import FULL_WELL, READ_NOISE
 from udc_defense.optics import LIGHT, PANELS, Panel
+from udc_defense.output import write_file
 
 SUFFIX = ".safetensors"
 FORMAT = "udc-defense panel"

@@ -29,6 +29,7 @@ from udc_defense.errors import CheckpointError, ImageError, SettingError, UDCDef
 from udc_defense.images import read_image, to_pil
 from udc_defense.memory import in_own_memory
 from udc_defense.noise import Generators, check_generator
+from udc_defense.output import write_json
 from udc_defense.purification import DEFAULT
 from udc_defense.purifiers import SAMPLERS
 from udc_defense.purifiers.diffusion import Aggregate, DiffusionPurifier
@@ -393,7 +394,7 @@ def _embedded_restorer(name: str, options: dict[str, Any]) -> Restorer:
 
 
 def _write_json(path: Path, value: dict[str, Any]) -> None:
-    path.write_text(json.dumps(value, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    write_json(path, value, indent=2, sort_keys=True)
 
 
 def _batch(image: Picture | list[Picture]) -> Tensor:

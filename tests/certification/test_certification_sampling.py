@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from udc_defense.certification.noise import Gaussian
 from udc_defense.certification.sampling import LEVELS, draw, drawn, to_image
-from udc_defense.errors import ImageError, SettingError
+from udc_defense.errors import OutputError, SettingError
 
 NOISE = Gaussian(0.1)
 IMAGE = torch.full((1, 3, 5, 4), 0.5)
@@ -74,5 +74,5 @@ def test_what_cannot_be_certified_is_refused(tmp_path: Path) -> None:
     with pytest.raises(SettingError, match="not finite"):
         drawn(nn.Identity(), IMAGE * torch.nan, NOISE, samples=1)
     (tmp_path / "file").touch()
-    with pytest.raises(ImageError, match="cannot be written"):
+    with pytest.raises(OutputError, match="cannot be written"):
         list(draw(nn.Identity(), IMAGE, NOISE, samples=1, file=tmp_path / "file" / "samples"))

@@ -18,13 +18,13 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from processes import exit_status
+from processes import another_process, exit_status
 from torch import Tensor, nn
 from torch.nn import functional as F
 from toy_models import anywhere
 
 from udc_defense import cli
-from udc_defense.errors import SettingError, UDCDefenseError
+from udc_defense.errors import OutputError, SettingError, UDCDefenseError
 from udc_defense.evaluation import evaluate, runner
 from udc_defense.evaluation.entry import Entry
 from udc_defense.evaluation.evaluate import RUN, SUMMARY, Team, finish, run
@@ -236,6 +236,11 @@ class TestInterruptions:
             measure(tmp_path, team=Team(index, 2))
         assert without_costs(read_run(tmp_path)) == without_costs(whole)
         assert not (tmp_path / "parts").exists()
+
+    def test_the_folder_of_another_process_is_refused(self, tmp_path: Path) -> None:
+        with another_process(tmp_path) as process, pytest.raises(OutputError, match=f"process {process.pid} writes"):
+            measure(tmp_path)
+        assert not (tmp_path / RUN).exists()
 
     def test_a_full_disk_gets_one_sentence_and_loses_nothing(
         self, whole: list[dict[str, Any]], tmp_path: Path, capfd: pytest.CaptureFixture[str]

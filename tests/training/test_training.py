@@ -6,6 +6,7 @@ import functools
 import json
 import math
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -18,15 +19,17 @@ import numpy as np
 import pytest
 import torch
 from diffusers import DiffusionPipeline
+from processes import another_process, small_disk
 from safetensors.torch import load_file
 from torch import Tensor
 from torch.utils.data import Dataset
 
 from udc_defense.checkpoints.files import WEIGHTS
 from udc_defense.checkpoints.load import load_purifier, load_restorer
-from udc_defense.errors import SceneError, SettingError
+from udc_defense.errors import OutputError, SceneError, SettingError
 from udc_defense.images import write_png
 from udc_defense.noise import seeded
+from udc_defense.output import LOCK
 from udc_defense.restorers.gated_unet import GatedUNet
 from udc_defense.scenes import read_pairs
 from udc_defense.training import purifier, restorer
@@ -353,3 +356,41 @@ class TestPairedCrops:
         data = PairedCrops(read_pairs(tmp_path / "captures", tmp_path / "clean"), length=1, size=32, crops=1, seed=0)
         with pytest.raises(SceneError, match=r"^a: 40x20 pixels, smaller than the 32x32 crops\.$"):
             data[0]
+
+
+class TestOneFolder:
+    @both
+    def test_a_full_disk_is_one_sentence_and_the_run_goes_on_from_its_last_checkpoint(
+        self, kind: str, tmp_path: Path
+    ) -> None:
+        train(kind, tmp_path / "whole")
+        steps = TRAIN[kind](Drawn(12), settings(tmp_path / "cut"), {"scenes": 2})
+        for _ in range(3):
+            next(steps)
+        with small_disk(4000), pytest.raises(OutputError) as caught:
+            list(steps)
+        told = rf"{tmp_path}/cut/checkpoint-0000004: cannot be written \([^()\n]*\); the checkpoints before .*"
+        assert re.fullmatch(told, str(caught.value))
+        assert [path.name for path in (tmp_path / "cut").glob("checkpoint*")] == ["checkpoint-0000002"]
+        train(kind, tmp_path / "cut", resume=True)
+        assert same(weights(kind, tmp_path / "cut"), weights(kind, tmp_path / "whole"))
+
+    def test_a_full_disk_at_the_end_keeps_the_last_checkpoint(self, tmp_path: Path) -> None:
+        steps = TRAIN["restorer"](Drawn(12), settings(tmp_path), {})
+        for _ in range(6):
+            next(steps)
+        with (
+            small_disk(4000),
+            pytest.raises(OutputError, match=r"restorer: cannot be written .* go on with --resume\.$"),
+        ):
+            list(steps)
+        train("restorer", tmp_path, resume=True)
+        assert weights("restorer", tmp_path)
+
+    def test_the_folder_of_another_process_is_refused(self, tmp_path: Path) -> None:
+        with another_process(tmp_path) as process:
+            with pytest.raises(OutputError, match=f"process {process.pid} writes there"):
+                train("restorer", tmp_path)
+            assert [path.name for path in tmp_path.iterdir()] == [LOCK]  # nothing of it is touched
+        train("restorer", tmp_path)
+        assert not (tmp_path / LOCK).exists()

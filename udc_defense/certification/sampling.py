@@ -17,8 +17,9 @@ import torch
 from torch import Tensor, nn
 
 from udc_defense.certification.noise import Noise
-from udc_defense.errors import ImageError, SettingError
+from udc_defense.errors import SettingError
 from udc_defense.noise import seeded
+from udc_defense.output import append
 from udc_defense.tensors import check_output
 
 LEVELS = 65535
@@ -59,7 +60,7 @@ def draw(
 
     Raises:
         SettingError: a number is out of range, or an output is not finite.
-        ImageError: the file cannot be written.
+        OutputError: the file cannot be written.
     """
     if samples < 1 or batch < 1 or len(image) != 1:
         raise SettingError(f"{samples} samples in batches of {batch} of {len(image)} images: needs 1 image, 1 or more.")
@@ -135,12 +136,7 @@ class _OnDisk:
         return whole
 
     def append(self, start: int, rows: np.ndarray) -> None:
-        try:
-            self.file.parent.mkdir(parents=True, exist_ok=True)
-            with open(self.file, "ab") as out:
-                out.write(rows.tobytes())
-        except OSError as error:
-            raise ImageError(f"{self.file}: cannot be written ({error.strerror or error}).") from error
+        append(self.file, rows.tobytes())
 
     def values(self) -> np.ndarray:
         return np.memmap(self.file, np.uint16, "r", shape=self.shape)

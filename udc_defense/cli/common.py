@@ -74,10 +74,10 @@ def save(image: Tensor, path: Path, bits: int = 8) -> None:
     write_png(image, path, bits=bits)
 
 
-def write_json(path: Path, value: dict[str, Any]) -> None:
-    from udc_defense.images import write_file
+def write_json(path: Path, value: Any) -> None:
+    from udc_defense import output
 
-    write_file(path, (json.dumps(value, indent=1) + "\n").encode())
+    output.write_json(path, value)
 
 
 def device(name: str) -> str:

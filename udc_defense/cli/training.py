@@ -210,7 +210,8 @@ def _write_samples(folder: Path) -> Path:
     """The bundled scenes to train on: whole photos where scikit-image is installed, a drawn street."""
     from importlib.resources import files
 
-    from udc_defense.images import write_file, write_png
+    from udc_defense.images import write_png
+    from udc_defense.output import write_file
     from udc_defense.samples import PHOTOS, night_street
     from udc_defense.scenes import clean_image
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import json
 import tempfile
 import zipfile
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 
 from udc_defense.demo.handlers import keep
 from udc_defense.images import write_png
+from udc_defense.output import write_file, write_json
 from udc_defense.photo.recipe import Recipe
 from udc_defense.photo.result import STAGES, Result
 
@@ -33,13 +33,12 @@ def downloads(photo: str, result: Result, recipe: Recipe, report: dict[str, Any]
 def write_run(folder: Path, photo: str, result: Result, recipe: Recipe, report: dict[str, Any]) -> None:
     """The photo as it came, every stage in 8 bit, as `udc-defense run` writes it, and in 16 bit, and two JSON files."""
     suffix = Path(photo).suffix.lower()
-    folder.mkdir(exist_ok=True)
-    (folder / f"photo{suffix if suffix in SUFFIXES else ''}").write_bytes(Path(photo).read_bytes())
+    write_file(folder / f"photo{suffix if suffix in SUFFIXES else ''}", Path(photo).read_bytes())
     for stage, image in result.images.items():
         write_png(image, folder / f"{stage}.png")
         write_png(image, folder / "16-bit" / f"{stage}.png", bits=16)
     for file, content in (("recipe.json", recipe.facts()), ("report.json", report)):
-        (folder / file).write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+        write_json(folder / file, content)
 
 
 def zipped(folder: Path) -> bytes:

@@ -25,8 +25,8 @@ from udc_defense.evaluation.membership import infer_membership
 from udc_defense.evaluation.runner import CENTRE
 from udc_defense.evaluation.transfer import transfer_row, transfer_success
 from udc_defense.formats.light import SUFFIXES as LIGHT_SUFFIXES
-from udc_defense.images import write_file
 from udc_defense.metrics import psnr
+from udc_defense.output import write_json
 from udc_defense.photo.settings import Settings
 from udc_defense.photo.stages import row_seed, simulate
 from udc_defense.provenance import versions
@@ -72,7 +72,7 @@ def measure(scenes: Path, crops: Path, run: Path, seed: int) -> Iterator[tuple[s
     for name, compute in parts.items():
         kept = run / f"{name}-{checksum(folder)[:8]}-{seed}.json"
         if not kept.is_file():
-            write_file(kept, (json.dumps(compute(), indent=1) + "\n").encode())
+            write_json(kept, compute())
         yield name, json.loads(kept.read_text(encoding="utf-8"))
 
 

@@ -26,8 +26,8 @@ from udc_defense.evaluation.plan import Plan
 from udc_defense.evaluation.rows import merge, read_run
 from udc_defense.evaluation.runner import purifier_of, restorer_of, run_jobs
 from udc_defense.evaluation.summary import summarize
-from udc_defense.images import write_file
 from udc_defense.metrics import METRICS
+from udc_defense.output import locked, write_json
 from udc_defense.provenance import hardware, versions
 from udc_defense.purification import defense_name
 
@@ -101,8 +101,14 @@ def run(plan: Plan, out: Path, about: dict[str, Any], workers: int, team: Team) 
         team: of `accelerate launch`; each process measures its share of the images.
 
     Raises:
-        UDCDefenseError: the folder holds another run or cannot be written, or an image or a network cannot be used.
+        UDCDefenseError: the folder holds another run, belongs to another process or cannot be written, or an image or a
+            network cannot be used.
     """
+    with locked(out) if team.index == 0 else contextlib.nullcontext():
+        yield from _measure(plan, out, about, workers, team)
+
+
+def _measure(plan: Plan, out: Path, about: dict[str, Any], workers: int, team: Team) -> Iterator[tuple[int, int]]:
     if team.index == 0:
         _claim(out, about)
         _merge(out)
@@ -131,7 +137,7 @@ def _claim(out: Path, about: dict[str, Any]) -> None:
         for name in (name for name in about if name not in INCIDENTAL):
             if known.get(name) != about[name]:
                 raise SettingError(f"{out}: holds a run with other {name}, {known.get(name)}; name another --out.")
-    write_file(path, (json.dumps(about, indent=1) + "\n").encode())
+    write_json(path, about)
     (out / SUMMARY).unlink(missing_ok=True)
 
 
@@ -147,7 +153,7 @@ def finish(plan: Plan, out: Path) -> None:
     rows = read_run(out)
     summary = summarize(rows) | {"cost": _costs(plan)}
     write_examples(plan, rows, out / "examples")
-    write_file(out / SUMMARY, (json.dumps(summary, indent=1) + "\n").encode())
+    write_json(out / SUMMARY, summary)
 
 
 def _costs(plan: Plan) -> list[dict[str, Any]]:

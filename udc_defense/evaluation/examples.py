@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -11,7 +10,8 @@ from udc_defense.evaluation.plan import Plan, Task
 from udc_defense.evaluation.rows import Row, key_of, value
 from udc_defense.evaluation.runner import results_of
 from udc_defense.evaluation.summary import worst_setting
-from udc_defense.images import write_file, write_png
+from udc_defense.images import write_png
+from udc_defense.output import write_json
 from udc_defense.photo.result import KEYS
 from udc_defense.purification import defense_name
 
@@ -44,7 +44,7 @@ def write_examples(plan: Plan, rows: Sequence[Row], folder: Path) -> None:
             for name in ("image", "restorer", "defense", "degradation", "attack", "threat", "eps", "psnr")
         }
         found.append({"folder": kind, "kind": kind, **told})
-    write_file(folder / "examples.json", (json.dumps(found, indent=1) + "\n").encode())
+    write_json(folder / "examples.json", found)
 
 
 def _write_stages(task: Task, row: Row, folder: Path) -> None:

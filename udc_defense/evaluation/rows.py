@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import gzip
 import json
-import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
@@ -24,10 +23,11 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any, NamedTuple, TypedDict, cast
 
-from udc_defense.errors import SettingError, UDCDefenseError
+from udc_defense import output
+from udc_defense.errors import SettingError
 from udc_defense.evaluation.bootstrap import bootstrap_difference
-from udc_defense.images import write_file
 from udc_defense.metrics import certified_psnr, effective_gain, recovered_share
+from udc_defense.output import write_file
 from udc_defense.photo.result import HIGHEST_PSNR
 from udc_defense.photo.settings import Settings
 from udc_defense.table import Interval
@@ -145,16 +145,9 @@ def append(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     """Add one line of rows to a file, and the file to the disk: a kill leaves all of them or none.
 
     Raises:
-        UDCDefenseError: the disk is full, or the file cannot be written for another reason.
+        OutputError: the disk is full, or the file cannot be written for another reason.
     """
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with open(path, "ab") as file:
-            file.write(json.dumps(rows).encode() + b"\n")
-            file.flush()
-            os.fsync(file.fileno())
-    except OSError as error:
-        raise UDCDefenseError(f"{path}: cannot be written ({error.strerror}); what was finished is kept.") from error
+    output.append(path, json.dumps(rows).encode() + b"\n")
 
 
 def read_parts(path: Path) -> list[dict[str, Any]]:

@@ -29,8 +29,8 @@ from udc_defense.defense import Defense
 from udc_defense.errors import SceneError, UDCDefenseError
 from udc_defense.evaluation import overhead
 from udc_defense.evaluation.rows import SETTINGS, append, key_of, read_parts
-from udc_defense.images import write_file
 from udc_defense.noise import seeded
+from udc_defense.output import write_file
 from udc_defense.photo import stages
 from udc_defense.photo.result import Result
 from udc_defense.photo.settings import Settings

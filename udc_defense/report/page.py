@@ -13,7 +13,7 @@ from urllib.parse import quote
 from udc_defense.errors import SettingError
 from udc_defense.evaluation.bootstrap import RESAMPLES
 from udc_defense.evaluation.rows import NONE, Cell, Target, among, difference, interval
-from udc_defense.images import write_file
+from udc_defense.output import write_file
 from udc_defense.report import figures, words
 from udc_defense.report.examples import examples
 from udc_defense.report.runs import Run, read_runs

@@ -9,7 +9,6 @@ radius, a quarter none.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -22,7 +21,8 @@ from udc_defense.checkpoints.files import checksum
 from udc_defense.checkpoints.load import load_purifier, load_restorer
 from udc_defense.checkpoints.resolve import resolve
 from udc_defense.noise import normal, uniform
-from udc_defense.training.loop import Progress, TrainingSettings, bare, train
+from udc_defense.output import write_json
+from udc_defense.training.loop import Progress, TrainingSettings, bare, save, train
 from udc_defense.training.purifier import new_scheduler
 
 CROP = 96
@@ -66,11 +66,11 @@ def train_direct_purifier(
 
     def finish(trained: nn.Module, run: dict[str, Any]) -> None:
         folder = settings.out / "direct_purifier"
-        DDPMPipeline(trained.half(), scheduler).save_pretrained(folder)
+        save(DDPMPipeline(trained.half(), scheduler), folder)
         run = facts | run | {"last_timestep": LAST_TIMESTEP, "attack_eps_in_255ths": 255 * EPS}
         for kind, name in {"purifier": "diffusion", "restorer": "default"}.items():  # started from, trained for
             run[kind] = checksum(resolve(name, kind))
-        (folder / "training.json").write_text(json.dumps(run, indent=1), encoding="utf-8")
+        write_json(folder / "training.json", run)
 
     return train(network, loss, dataset, settings, finish=finish)
 

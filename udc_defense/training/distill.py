@@ -6,7 +6,6 @@ loss of the paper, which takes pixels here where it took logits. Neither the tar
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,11 +21,12 @@ from udc_defense.errors import SceneError, SettingError
 from udc_defense.images import quantize
 from udc_defense.metrics import psnr
 from udc_defense.noise import normal, seeded
+from udc_defense.output import write_json
 from udc_defense.restorers.base import Restorer
 from udc_defense.restorers.gated_unet import GatedUNet
 from udc_defense.scenes import CROP_SIZE, read_pairs
 from udc_defense.training.data import PairedCrops, SimulatedCaptures
-from udc_defense.training.loop import Progress, TrainingSettings, train
+from udc_defense.training.loop import Progress, TrainingSettings, save, train
 
 CROPS_PER_CAPTURE = 4  # a capture costs more than a crop of it
 CHECKED = 32  # answers at each size that are compared with and never learnt
@@ -156,14 +156,14 @@ def distill(
 
     def finish(trained: nn.Module, run: dict[str, Any]) -> None:
         folder = settings.out / "surrogate"
-        trained.half().save_pretrained(folder)  # type: ignore[operator]
+        save(trained.half(), folder)
         trained.float().eval()  # with the rounding of the file
         facts: dict[str, Any] = {"distilled_from": target.facts, "queries": len(pairs) + 2 * CHECKED}
         facts |= questions.facts() | {
             "fidelity": fidelity(trained, settings.out / "checked"),
             "fidelity_256": fidelity(trained, settings.out / "checked_256"),
         }
-        (folder / "training.json").write_text(json.dumps(facts | run, indent=1), encoding="utf-8")
+        write_json(folder / "training.json", facts | run)
 
     return train(surrogate, _loss, dataset, settings, finish=finish)
 

@@ -17,8 +17,9 @@ from udc_defense.checkpoints.files import checksum
 from udc_defense.checkpoints.load import load_restorer
 from udc_defense.checkpoints.resolve import resolve
 from udc_defense.errors import CheckpointError, SettingError
+from udc_defense.output import write_json
 from udc_defense.training.data import Augmented
-from udc_defense.training.loop import Progress, TrainingSettings, train
+from udc_defense.training.loop import Progress, TrainingSettings, save, train
 from udc_defense.training.perceptual import BACKBONE, vgg19
 from udc_defense.training.purified import Cache
 from udc_defense.training.recipes import Recipe, Tools
@@ -101,9 +102,9 @@ def finetune(
 
     def finish(trained: nn.Module, run: dict[str, Any]) -> None:
         target = settings.out / "restorer"
-        trained.half().save_pretrained(target)  # type: ignore[operator]
+        save(trained.half(), target)
         told = facts | run | {"finetuned_from": source, "finetuning": settled}
-        (target / "training.json").write_text(json.dumps(told, indent=1), encoding="utf-8")
+        write_json(target / "training.json", told)
 
     augmented = Augmented(dataset, jitter=recipe.jitter, seed=settings.seed, different=different)
     return train(network, loss, augmented, settings, finish=finish)

@@ -8,7 +8,6 @@ no part in it.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from typing import Any
 
@@ -18,7 +17,8 @@ from torch.utils.data import Dataset
 
 from udc_defense.attacks.ball import Ball
 from udc_defense.guides.encoder import GuideEncoder
-from udc_defense.training.loop import Progress, TrainingSettings, bare, train
+from udc_defense.output import write_json
+from udc_defense.training.loop import Progress, TrainingSettings, bare, save, train
 
 CROP = 96
 CROPS_PER_CAPTURE = 4
@@ -45,9 +45,9 @@ def train_guide(
     def finish(trained: nn.Module, run: dict[str, Any]) -> None:
         folder = settings.out / "guide"
         assert isinstance(trained, _Student)
-        trained.encoder.half().save_pretrained(folder)
+        save(trained.encoder.half(), folder)
         run = facts | run | {"attack_eps_in_255ths": 255 * EPS}
-        (folder / "training.json").write_text(json.dumps(run, indent=1), encoding="utf-8")
+        write_json(folder / "training.json", run)
 
     return train(network, _loss, dataset, settings, finish=finish)
 

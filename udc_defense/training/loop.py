@@ -12,6 +12,7 @@ import math
 import shutil
 import time
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -21,15 +22,16 @@ from diffusers.training_utils import EMAModel
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, Subset
 
-from udc_defense.errors import SettingError
-from udc_defense.images import write_file
+from udc_defense.errors import OutputError, SettingError
 from udc_defense.noise import seeded
+from udc_defense.output import append, locked, write_file, write_json, writing
 from udc_defense.provenance import hardware
 from udc_defense.training.data import join
 
 WARM_UP = 300
 KEPT_CHECKPOINTS = 2
 LOG = "log.jsonl"
+KEPT = "; the checkpoints before are kept, go on with --resume"
 
 Loss = Callable[[nn.Module, Tensor, Tensor, list[torch.Generator]], Tensor]
 
@@ -93,9 +95,22 @@ def train(
         finish: saves the result, given the facts of the run (steps, seconds, hardware); main process only.
 
     Raises:
+        OutputError: another process trains into the folder, or it cannot be written.
         SettingError: the run diverged, its folder holds another, or TensorBoard is missing.
     """
     accelerator = _accelerator(settings)
+    with locked(settings.out) if accelerator.is_main_process else nullcontext():
+        yield from _steps(accelerator, network, loss, dataset, settings, finish)
+
+
+def _steps(
+    accelerator: Any,
+    network: nn.Module,
+    loss: Loss,
+    dataset: Dataset[tuple[Tensor, Tensor]],
+    settings: TrainingSettings,
+    finish: Callable[[nn.Module, dict[str, Any]], None],
+) -> Iterator[Progress]:
     optimizer = torch.optim.AdamW(network.parameters(), lr=settings.learning_rate, betas=(0.9, 0.99), weight_decay=1e-4)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _warm_cosine(step, settings.steps))
     network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -137,8 +152,7 @@ def train(
         losses = []
         accelerator.log({"loss": mean, "learning rate": schedule.get_last_lr()[0]}, step=step)
         if accelerator.is_main_process:
-            with (settings.out / LOG).open("a", encoding="utf-8") as file:
-                file.write(json.dumps(asdict(progress)) + "\n")
+            append(settings.out / LOG, json.dumps(asdict(progress)).encode() + b"\n")
         if step % settings.checkpoint_every == 0 or step == settings.steps:
             _checkpoint(accelerator, settings, progress, per_step)
         yield progress
@@ -148,6 +162,16 @@ def train(
         average.copy_to(network.parameters())
         seconds = time.monotonic() - clock
         finish(accelerator.unwrap_model(network), _facts(settings, seconds, accelerator))
+
+
+def save(network: Any, folder: Path) -> None:
+    """Write a trained network, or a pipeline of such, as diffusers does.
+
+    Raises:
+        OutputError: the disk is full, or the folder cannot be written for another reason.
+    """
+    with writing(folder, KEPT):
+        network.save_pretrained(folder)
 
 
 def bare(network: nn.Module) -> nn.Module:
@@ -222,15 +246,19 @@ def _workers(accelerator: Any) -> int:
 def _checkpoint(accelerator: Any, settings: TrainingSettings, progress: Progress, per_step: int) -> None:
     """Write to a temporary folder and rename: a kill leaves the last complete checkpoint."""
     temporary = settings.out / "checkpoint.tmp"
+    final = settings.out / f"checkpoint-{progress.step:07d}"
     if accelerator.is_main_process:
         shutil.rmtree(temporary, ignore_errors=True)
     accelerator.wait_for_everyone()
-    accelerator.save_state(str(temporary))
+    try:
+        with writing(final, KEPT):
+            accelerator.save_state(str(temporary))
+    except OutputError:
+        shutil.rmtree(temporary, ignore_errors=True)  # half a checkpoint is of no use, and the disk may be full
+        raise
     accelerator.wait_for_everyone()
     if accelerator.is_main_process:
-        state = asdict(progress) | {"captures": per_step}
-        (temporary / "progress.json").write_text(json.dumps(state), encoding="utf-8")
-        final = settings.out / f"checkpoint-{progress.step:07d}"
+        write_json(temporary / "progress.json", asdict(progress) | {"captures": per_step})
         shutil.rmtree(final, ignore_errors=True)
         temporary.rename(final)
         for old in _checkpoints(settings.out)[:-KEPT_CHECKPOINTS]:

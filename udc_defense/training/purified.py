@@ -13,8 +13,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor, nn
 
-from udc_defense.images import write_file
 from udc_defense.noise import Generators, seeded
+from udc_defense.output import write_file
 from udc_defense.purifiers.diffusion import DiffusionPurifier
 
 LEVEL_STEP = 10  # levels are drawn from a coarse grid: few calls a batch, and kept copies are met again

@@ -6,7 +6,6 @@ to denoising of σ ≤ 0.46. The result is a denoiser in diffusion's clothes, no
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from typing import Any
 
@@ -17,7 +16,8 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from udc_defense.noise import normal
-from udc_defense.training.loop import Progress, TrainingSettings, train
+from udc_defense.output import write_json
+from udc_defense.training.loop import Progress, TrainingSettings, save, train
 
 CROP = 96
 CROPS_PER_CAPTURE = 4
@@ -68,8 +68,8 @@ def train_purifier(
 
     def finish(trained: nn.Module, run: dict[str, Any]) -> None:
         folder = settings.out / "purifier"
-        DDPMPipeline(trained.half(), scheduler).save_pretrained(folder)
+        save(DDPMPipeline(trained.half(), scheduler), folder)
         run = facts | run | {"last_timestep": LAST_TIMESTEP}
-        (folder / "training.json").write_text(json.dumps(run, indent=1), encoding="utf-8")
+        write_json(folder / "training.json", run)
 
     return train(network, loss, dataset, settings, finish=finish)

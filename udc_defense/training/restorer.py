@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -11,11 +10,12 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from udc_defense.errors import SettingError
+from udc_defense.output import write_json
 from udc_defense.restorers import RESTORERS
 from udc_defense.restorers.base import Restorer
 from udc_defense.restorers.gated_unet import GatedUNet
 from udc_defense.sizes import check_sizes
-from udc_defense.training.loop import Progress, TrainingSettings, train
+from udc_defense.training.loop import Progress, TrainingSettings, save, train
 
 CROP = 192  # flare reaches far: smaller crops do not show where it comes from
 CROPS_PER_CAPTURE = 2
@@ -41,8 +41,8 @@ def train_restorer(
 
     def finish(trained: nn.Module, run: dict[str, Any]) -> None:
         folder = settings.out / "restorer"
-        trained.half().save_pretrained(folder)  # type: ignore[operator]
-        (folder / "training.json").write_text(json.dumps(facts | run, indent=1), encoding="utf-8")
+        save(trained.half(), folder)
+        write_json(folder / "training.json", facts | run)
 
     return train(restorer, _loss, dataset, settings, finish=finish)
 
