@@ -34,10 +34,11 @@ test: $(STAMP) ## the test suite without the slow tests
 test-slow: $(STAMP) ## every test, the slow ones too
 	$(PYTHON) -m pytest -q -m "slow or not slow"
 
-check: $(STAMP) ## lint, format and types, changing nothing
+check: $(STAMP) ## lint, format, types and who imports whom, changing nothing
 	$(PYTHON) -m ruff check
 	$(PYTHON) -m ruff format --check
 	$(PYTHON) -m mypy
+	$(VENV)/bin/lint-imports --no-cache
 	$(PYTHON) -m pyright --pythonpath $(PYTHON)
 
 format: $(STAMP) ## format the code and mend what lint can

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from udc_defense.optics import PANELS, panel_psf
+from udc_defense.optics import PANELS
+from udc_defense.panel_file import panel_psf
 
 ENERGY_RADII = (0.5, 3.5, 5, 7, 10, 15, 20, 25, 30, 40, 60, 100)
 ENERGY = {

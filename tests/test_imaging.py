@@ -10,18 +10,9 @@ import torch
 from torch import Tensor
 
 from udc_defense.errors import SettingError
-from udc_defense.imaging import (
-    FULL_WELL,
-    LUMINANCE,
-    MAX_RADIANCE,
-    READ_NOISE,
-    capture,
-    convolve,
-    expose,
-    inverse_tone_map,
-    tone_map,
-)
-from udc_defense.optics import PANELS, get_panel
+from udc_defense.imaging import LUMINANCE, MAX_RADIANCE, capture, convolve, expose, inverse_tone_map, tone_map
+from udc_defense.optics import FULL_WELL, PANELS, READ_NOISE
+from udc_defense.panel_file import get_panel
 
 DELTA = torch.ones(3, 1, 1)
 
@@ -243,7 +234,7 @@ class TestCapture:
         assert electrons.square().mean().sqrt() == pytest.approx(READ_NOISE / 2**0.5, rel=0.03)
 
     def test_default_psf_is_the_panels(self) -> None:
-        from udc_defense.optics import panel_psf
+        from udc_defense.panel_file import panel_psf
 
         scene = torch.rand(1, 3, 12, 12, generator=seeded(0))
         panel = get_panel("toled")

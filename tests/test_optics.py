@@ -21,12 +21,11 @@ from udc_defense.optics import (
     PIXEL,
     PSF_RADIUS,
     fraunhofer,
-    get_panel,
     lens_aperture,
-    panel_psf,
     random_psf,
     vary_psf,
 )
+from udc_defense.panel_file import get_panel, panel_psf
 
 
 def load_figures() -> ModuleType:

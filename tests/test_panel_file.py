@@ -14,8 +14,8 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from udc_defense.errors import PanelError, SettingError
-from udc_defense.optics import PANELS, Panel, get_panel
-from udc_defense.panel_file import LARGEST_SIDE, check_psf, read_panel, read_psf, write_panel
+from udc_defense.optics import PANELS, Panel
+from udc_defense.panel_file import LARGEST_SIDE, check_psf, get_panel, read_panel, read_psf, write_panel
 
 
 def peaked(side: int) -> Tensor:

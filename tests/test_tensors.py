@@ -20,7 +20,7 @@ from udc_defense.defense import Defense
 from udc_defense.errors import SettingError
 from udc_defense.metrics import METRICS, psnr, unclamped_ssim
 from udc_defense.noise import seeded
-from udc_defense.optics import get_panel
+from udc_defense.panel_file import get_panel
 from udc_defense.scenes import scene_from_photo
 from udc_defense.tensors import FAR, check_image
 from udc_defense.transforms import TRANSFORMS

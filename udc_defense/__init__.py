@@ -21,6 +21,7 @@ if TYPE_CHECKING:  # the names of `_SOURCES` and `_MODULES`, for those who check
     from udc_defense.images import read_image as read_image
     from udc_defense.images import write_png as write_png
     from udc_defense.imaging import capture as capture
+    from udc_defense.panel_file import get_panel as get_panel
     from udc_defense.pipeline import UDCDefensePipeline as UDCDefensePipeline
     from udc_defense.threats import threat as threat
 
@@ -30,6 +31,7 @@ _SOURCES = {
     "Defense": "udc_defense.defense",
     "UDCDefensePipeline": "udc_defense.pipeline",
     "capture": "udc_defense.imaging",
+    "get_panel": "udc_defense.panel_file",
     "load_guide": "udc_defense.checkpoints.load",
     "load_purifier": "udc_defense.checkpoints.load",
     "load_restorer": "udc_defense.checkpoints.load",

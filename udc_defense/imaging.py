@@ -23,8 +23,6 @@ if TYPE_CHECKING:
 
 MAX_RADIANCE = 500.0
 MEDIAN_LUMINANCE = 0.2
-FULL_WELL = 15_506.0  # electrons
-READ_NOISE = 4.87  # electrons, standard deviation
 KNEE = 0.25
 LUMINANCE = (0.2126, 0.7152, 0.0722)  # Rec. 709
 

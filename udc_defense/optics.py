@@ -11,15 +11,11 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
-from pathlib import Path
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-
-from udc_defense.errors import SettingError
-from udc_defense.imaging import FULL_WELL, READ_NOISE
 
 FOCAL_LENGTH = 4670.0
 LENS_DIAMETER = FOCAL_LENGTH / 2
@@ -34,6 +30,8 @@ SPECTRUM = (
     ((0.44, 0.25), (0.465, 0.5), (0.49, 0.25)),
 )
 
+FULL_WELL = 15_506.0  # electrons
+READ_NOISE = 4.87  # electrons, standard deviation
 LIGHT = 4005.0  # electrons of radiance 1 at a usual exposure
 
 Layout = Callable[[np.ndarray, np.ndarray], np.ndarray]
@@ -146,11 +144,6 @@ def compute_psf(layout: Layout, *, radius: int = PSF_RADIUS) -> Tensor:
 def layout_psf(layout: Layout) -> Tensor:
     """The PSF of a layout, computed once per process (about two seconds)."""
     return compute_psf(layout)
-
-
-def panel_psf(name: str) -> Tensor:
-    """The PSF of a panel's name or file."""
-    return get_panel(name).psf
 
 
 def vary_psf(psf: Tensor, *, rotation: float = 0.0, scale: float = 1.0, strength: float = 1.0) -> Tensor:
@@ -277,19 +270,3 @@ PANELS = {
         Panel("poled", "P-OLED: pentile, dim and hazy", _pentile, (0.031, 0.029, 0.019), 10_024.0),
     )
 }
-
-
-def get_panel(name: str) -> Panel:
-    """The built-in panel of that name, or the panel of that file.
-
-    Raises:
-        SettingError: there is no such panel and no such file.
-        PanelError: the file holds no panel that can be used.
-    """
-    from udc_defense.panel_file import read_panel
-
-    if name in PANELS:
-        return PANELS[name]
-    if Path(name).suffix or len(Path(name).parts) > 1:
-        return read_panel(name)
-    raise SettingError(f"panel {name!r} is not one of {', '.join(PANELS)}, and no file.")

@@ -1,4 +1,4 @@
-"""Panels as files: one safetensors file with the PSF and what else is known, read and written here alone.
+"""Panels by name or as files: one safetensors file with the PSF and what else is known, read and written here alone.
 
 A bare PSF (.npy or .npz) counts as a panel, too, of the default light and without light loss. What strangers wrote is
 checked before it is used: no pickles, no more memory than the file's own size promises.
@@ -22,9 +22,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from udc_defense.errors import PanelError
-from udc_defense.imaging import FULL_WELL, READ_NOISE
-from udc_defense.optics import LIGHT, PANELS, Panel
+from udc_defense.errors import PanelError, SettingError
+from udc_defense.optics import FULL_WELL, LIGHT, PANELS, READ_NOISE, Panel
 from udc_defense.output import write_file
 
 SUFFIX = ".safetensors"
@@ -33,6 +32,25 @@ LARGEST_SIDE = 801
 SUM_TOLERANCE = 0.05  # of a PSF's channel; what lay beyond its window is missing in it
 MAX_BYTES = 64_000_000  # of a file, unpacked: an 801² PSF has 15 MB in float64
 WORDS = {"name": 64, "title": 200, "source": 2000, "licence": 200}  # the longest of each
+
+
+def get_panel(name: str) -> Panel:
+    """The built-in panel of that name, or the panel of that file.
+
+    Raises:
+        SettingError: there is no such panel and no such file.
+        PanelError: the file holds no panel that can be used.
+    """
+    if name in PANELS:
+        return PANELS[name]
+    if Path(name).suffix or len(Path(name).parts) > 1:
+        return read_panel(name)
+    raise SettingError(f"panel {name!r} is not one of {', '.join(PANELS)}, and no file.")
+
+
+def panel_psf(name: str) -> Tensor:
+    """The PSF of a panel's name or file."""
+    return get_panel(name).psf
 
 
 def read_panel(path: Path | str) -> Panel:

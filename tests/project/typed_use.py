@@ -7,7 +7,7 @@ from typing import assert_type
 from torch import Tensor, nn
 
 import udc_defense
-from udc_defense import Defense, attacks, capture, load_purifier, load_restorer, metrics, optics, read_image, scenes
+from udc_defense import Defense, attacks, capture, get_panel, load_purifier, load_restorer, metrics, read_image, scenes
 from udc_defense.attacks import AttackResult, pgd
 from udc_defense.certification import Gaussian
 from udc_defense.purifiers.diffusion import DiffusionPurifier
@@ -16,7 +16,7 @@ from udc_defense.restorers.base import Restorer
 
 def the_program_of_the_readme() -> None:
     photo = scenes.centre_crop(read_image("photo.png"))
-    captured = capture(scenes.scene_from_photo(photo), optics.get_panel("axon20"))
+    captured = capture(scenes.scene_from_photo(photo), get_panel("axon20"))
     assert_type(captured, Tensor)
     assert_type(attacks.pgd(load_restorer(), captured, photo, eps=4 / 255, steps=5).image, Tensor)
     assert_type(metrics.psnr(captured, photo), Tensor)

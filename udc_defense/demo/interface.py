@@ -21,7 +21,7 @@ from udc_defense.demo.presets import choose
 from udc_defense.demo.robustness_tab import add_robustness_tab
 from udc_defense.demo.run_tab import add_run_tab
 from udc_defense.errors import UDCDefenseError
-from udc_defense.optics import panel_psf
+from udc_defense.panel_file import panel_psf
 
 INTRO = """# Attack and defend a camera under a display
 A phone camera under its display sees through the pixels, and a network repairs the photo. An **attack** adds a change

@@ -20,7 +20,8 @@ from udc_defense.images import quantize
 from udc_defense.imaging import MAX_RADIANCE, capture
 from udc_defense.metrics import psnr
 from udc_defense.noise import seeded
-from udc_defense.optics import get_panel, panel_psf, vary_psf
+from udc_defense.optics import vary_psf
+from udc_defense.panel_file import get_panel, panel_psf
 from udc_defense.photo.stages import row_seed
 from udc_defense.provenance import versions
 from udc_defense.scenes import Crop, clean_image, read_crops

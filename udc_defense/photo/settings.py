@@ -9,7 +9,7 @@ from udc_defense.attacks import ATTACKS
 from udc_defense.attacks.ball import Norm
 from udc_defense.attacks.objectives import check_objective
 from udc_defense.errors import SettingError
-from udc_defense.optics import get_panel
+from udc_defense.panel_file import get_panel
 from udc_defense.precision import PRECISIONS, Precision
 from udc_defense.threats import KINDS, Kind
 

@@ -25,7 +25,7 @@ from udc_defense.images import quantize, quantize_towards
 from udc_defense.imaging import capture
 from udc_defense.metrics import METRICS
 from udc_defense.noise import seeded
-from udc_defense.optics import get_panel
+from udc_defense.panel_file import get_panel
 from udc_defense.photo.result import HIGHEST_PSNR, Result
 from udc_defense.photo.settings import Settings
 from udc_defense.precision import InBfloat16

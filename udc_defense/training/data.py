@@ -16,7 +16,8 @@ from udc_defense.formats.light import SUFFIXES as LIGHT_SUFFIXES
 from udc_defense.images import SUFFIXES as PHOTO_SUFFIXES
 from udc_defense.images import read_image
 from udc_defense.imaging import MAX_RADIANCE, capture, expose
-from udc_defense.optics import get_panel, panel_psf, random_psf
+from udc_defense.optics import random_psf
+from udc_defense.panel_file import get_panel, panel_psf
 from udc_defense.scenes import CROP_SIZE, Pair, clean_image, perspective, read_crops, read_panorama, scene_from_photo
 
 EXPOSURE_STOPS = 1.0  # scenes are shown between half and twice their exposure
