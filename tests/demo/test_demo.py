@@ -682,6 +682,22 @@ def test_certificates_are_those_of_the_library(small: str, here: Networks) -> No
     assert len(images) == 3
 
 
+def test_a_bounded_gain_is_told_before_any_sample(small: str, here: Networks, monkeypatch: pytest.MonkeyPatch) -> None:
+    from udc_defense.defense import Defense
+    from udc_defense.restorers.lipschitz import LipschitzRestorer
+
+    torch.manual_seed(0)
+    restorer = LipschitzRestorer(1.2, (14,), (10,), (), (1,)).eval().requires_grad_(False)
+    defense = Defense(restorer, here.defense(presets.choose(defense="paper")).purifier)
+    monkeypatch.setattr(Networks, "defense", lambda self, choices: defense)
+    certificates = Certificates(here).run(100, small, *(link.FIELDS | {"captured": True, "seed": "3"}).values())
+    early = next(words for line, words, *_ in certificates if words)
+    certificates.close()
+    moved = 4 * restorer.lipschitz_bound
+    assert f"No change of at most 4/255 per value can move the restored photo by more than {moved:.2f}/255" in early
+    assert "whatever the photo" in early and f"a factor of {restorer.lipschitz_bound:.3g}" in early
+
+
 def test_only_offered_numbers_of_samples(small: str, here: Networks) -> None:
     line, *_ = next(iter(Certificates(here).run(10**9, small, *link.FIELDS.values())))
     assert "1000000000 samples" in line
