@@ -18,7 +18,7 @@ UDC := $(VENV)/bin/udc-defense
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-slow check format results train-all screenshots wheel clean need-scenes
+.PHONY: help demo test test-slow check space format results train-all screenshots wheel clean need-scenes
 
 help: ## list the targets
 	@echo "Targets of udc-defense:"
@@ -40,6 +40,18 @@ check: $(STAMP) ## lint, format, types and who imports whom, changing nothing
 	$(PYTHON) -m mypy
 	$(VENV)/bin/lint-imports --no-cache
 	$(PYTHON) -m pyright --pythonpath $(PYTHON)
+
+# The pins of a Space and the gradio that README.md names for it, in an environment of their own.
+SPACE := .venv-space
+SPACE_TORCH = $(shell sed -n 's/^torch==//p' requirements.txt)
+SPACE_GRADIO = $(shell sed -n 's/^sdk_version: *//p' README.md)
+
+space: ## a Space's environment from requirements.txt: start app.py there and ask /run once
+	$(PY) -m venv --clear $(SPACE)
+	$(SPACE)/bin/python -m pip install --quiet --index-url "$(TORCH_INDEX)" "torch==$(SPACE_TORCH)" || \
+	  $(SPACE)/bin/python -m pip install --quiet "torch==$(SPACE_TORCH)"
+	$(SPACE)/bin/python -m pip install --quiet -r requirements.txt "gradio==$(SPACE_GRADIO)"
+	$(SPACE)/bin/python tests/helpers/ask_space.py
 
 format: $(STAMP) ## format the code and mend what lint can
 	$(PYTHON) -m ruff check --fix

@@ -159,7 +159,6 @@ class TestAwayHub:
         assert done.answers[:2] == [first, first] and f"me/net@{Path(first).name} is used" in done.log
         words = "not in the cache, and HF_HUB_OFFLINE keeps" if offline else "the Hub cannot be reached (ConnectError)"
         assert done.answers[2].startswith(f"error me/other: {words}")
-        assert done.seconds < 12
 
     def test_a_hub_that_does_not_answer(self, hub: Hub, cache: Path) -> None:
         first = one(cache, hub.address, "restorer:me/net@main")
@@ -168,7 +167,6 @@ class TestAwayHub:
         done = run(cache, hub.address, *calls, HF_HUB_ETAG_TIMEOUT="1")
         assert done.answers[0] == first and "(ReadTimeout)" in done.log
         assert all("the Hub cannot be reached (ReadTimeout)" in answer for answer in done.answers[1:])
-        assert done.seconds < 15
 
     def test_a_hub_that_is_down(self, hub: Hub, cache: Path) -> None:
         hub.faults.append(Fault("503", "/api/models/"))
@@ -184,7 +182,6 @@ class TestAwayHub:
         done = run(cache, hub.address, "restorer:me/net")
         assert "the Hub cannot be reached (ConnectError)" in done.answers[0]
         assert done.answers[0].endswith(f"; the cache still holds me/net@{Path(first).name}.")
-        assert done.seconds < 20
         assert one(cache, NOBODY, "restorer:me/net") == first
 
 

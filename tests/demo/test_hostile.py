@@ -33,8 +33,6 @@ from udc_defense.demo import build, launch
 from udc_defense.demo.door import Counted
 from udc_defense.demo.handlers import PLACE, working
 
-PATIENCE = 20  # s for one answer; far above what any takes, far below a hang
-
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Visitor, Path]]:
@@ -157,9 +155,7 @@ ODD_PHOTOS: dict[str, tuple[Callable[[], bytes], tuple[int, int]]] = {
 @pytest.mark.parametrize("name", BAD_PHOTOS)
 def test_bad_photos(visitor: Visitor, name: str) -> None:
     make, words = BAD_PHOTOS[name]
-    started = time.perf_counter()
-    refused(visitor.restore(visitor.upload(make())), words)
-    assert time.perf_counter() - started < PATIENCE
+    refused(visitor.restore(visitor.upload(make())), words)  # the client waits for a minute, not for a hang
 
 
 @pytest.mark.parametrize("name", ODD_PHOTOS)

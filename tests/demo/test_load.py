@@ -125,6 +125,5 @@ def test_a_full_queue_says_so_and_a_stopped_run_makes_room(server: Server) -> No
     assert "Queue is full" in waiting[-1].text
 
     visitor.leave("run", slow.data)
-    started = time.monotonic()
+    # Served before the slow one would have ended: the client gives up after a minute, that one takes several.
     assert visitor.end("restore", places[-1].data).status == 200
-    assert time.monotonic() - started < 30, "the slow one would have taken minutes"

@@ -24,7 +24,6 @@ import udc_defense
 
 ROOT = Path(__file__).parents[2]
 PACKAGE = ROOT / "udc_defense"
-HEAVY = ("torch", "diffusers", "gradio", "accelerate", "skimage", "cv2", "numpy")
 
 
 @pytest.fixture(scope="module")
@@ -98,19 +97,12 @@ def test_version_is_the_same_everywhere(project: dict[str, Any]) -> None:
     assert f"## [{project['version']}]" in changelog
 
 
-def test_import_is_fast_and_lazy() -> None:
-    code = (
-        "import sys, time; start = time.perf_counter(); import udc_defense; "
-        f"print(time.perf_counter() - start, *[m for m in {HEAVY} if m in sys.modules])"
-    )
-    runs = [
-        subprocess.run(
-            [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
-        ).stdout.split()
-        for _ in range(3)
-    ]
-    assert runs[0][1:] == [], "imported with the package"
-    assert min(float(run[0]) for run in runs) < 1.0
+def test_import_is_lazy() -> None:
+    """Which is why it takes no time: benchmarks/start_times.py."""
+    code = "import sys; before = set(sys.modules); import udc_defense; print(*(set(sys.modules) - before))"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    packages = {name.partition(".")[0] for name in done.stdout.split()}
+    assert packages - sys.stdlib_module_names == {"udc_defense"}
 
 
 def imported_packages(path: Path) -> Iterator[str]:

@@ -14,6 +14,7 @@ if TYPE_CHECKING:  # the names of `_SOURCES`, for those who check types
     from udc_defense.certification.certify import certify as certify
     from udc_defense.certification.classification import certified_class as certified_class
     from udc_defense.certification.denoised import Denoised as Denoised
+    from udc_defense.certification.lipschitz import certify_lipschitz as certify_lipschitz
     from udc_defense.certification.median import smooth_median as smooth_median
     from udc_defense.certification.noise import Budget as Budget
     from udc_defense.certification.noise import Gaussian as Gaussian
