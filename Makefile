@@ -88,7 +88,7 @@ SHORT = --batch 1 --precision bf16 --resume
 
 # From the default restorer on. Those of runs/panels differ in the panels that they are shown, and are only compared.
 FURTHER = $(UDC) finetune default $(SHORT) --option log=1
-PURIFIED = --purifier-weights direct --option noise_levels=5,20
+PURIFIED = --defense one_step:weights=direct --option noise_levels=5,20
 PLAIN = $(FURTHER) --recipe noisy --option noisy=0
 ON_ONE = --scenes "$(SCENES)" --crops "$(CROPS)" --panel
 

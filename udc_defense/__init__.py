@@ -23,6 +23,7 @@ if TYPE_CHECKING:  # the names of `_SOURCES` and `_MODULES`, for those who check
     from udc_defense.imaging import capture as capture
     from udc_defense.panel_file import get_panel as get_panel
     from udc_defense.pipeline import UDCDefensePipeline as UDCDefensePipeline
+    from udc_defense.purification import load_defense as load_defense
     from udc_defense.threats import threat as threat
 
 __version__ = "0.1.0"
@@ -32,6 +33,7 @@ _SOURCES = {
     "UDCDefensePipeline": "udc_defense.pipeline",
     "capture": "udc_defense.imaging",
     "get_panel": "udc_defense.panel_file",
+    "load_defense": "udc_defense.purification",
     "load_guide": "udc_defense.checkpoints.load",
     "load_purifier": "udc_defense.checkpoints.load",
     "load_restorer": "udc_defense.checkpoints.load",

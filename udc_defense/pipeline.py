@@ -134,13 +134,13 @@ class UDCDefensePipeline(DiffusionPipeline):
         sampler: str | None = None,
         draws: int = 1,
         aggregate: Aggregate = "mean",
-        eta: float = 0.0,
         guide: str | torch.nn.Module | None = None,
         guidance: float = 0.0,
         restore: bool = True,
         output_type: OutputType = "pil",
         callback_on_step_end: StepCallback | None = None,
         return_dict: bool = True,
+        **options: Any,
     ) -> UDCDefenseOutput | tuple[Pictures, Pictures]:
         """Purify captures and restore them, without gradients; `udc_defense.Defense` has them.
 
@@ -154,7 +154,6 @@ class UDCDefensePipeline(DiffusionPipeline):
             sampler: `one_step`, `ddim`, `ddpm`, …; `one_step` unless the pipeline was made with another.
             draws: independent purifications, aggregated pixel by pixel.
             aggregate: `mean` or `median` over the draws.
-            eta: randomness of `ddim`, 0 to 1.
             guide: what keeps the purified capture near its input: name of a file of `udc_defense.guides`, or a `Guide`,
                 which moves to the pipeline's device.
             guidance: its strength, from 0, none at all.
@@ -166,6 +165,7 @@ class UDCDefensePipeline(DiffusionPipeline):
                 the call by `pipeline._interrupt = True`: then both outputs are the image of that step, in general still
                 noisy, and no restorer runs.
             return_dict: False gives a tuple (images, purified).
+            options: the sampler's own, such as `eta` of `ddim`.
 
         Raises:
             CheckpointError: the network that the guide of a name needs is missing or damaged.
@@ -181,9 +181,9 @@ class UDCDefensePipeline(DiffusionPipeline):
             num_inference_steps=num_inference_steps,
             draws=draws,
             aggregate=aggregate,
-            eta=eta,
             guide=guide,
             guidance=guidance,
+            **options,
         )
         self._interrupt = False
         captures = _batch(image).to(self._execution_device)

@@ -27,13 +27,16 @@ WORDS: dict[Kind, str] = {
 }
 
 
+SURROGATE_STEPS = 2  # of the attacker's cheaper purifier, per draw
+
+
 def threat(
     defense: Defense,
     kind: Kind,
     generator: torch.Generator | None = None,
     *,
     frozen: bool = False,
-    surrogate_steps: int = 2,
+    surrogate_steps: int = SURROGATE_STEPS,
 ) -> nn.Module:
     """The module that the attacker has.
 

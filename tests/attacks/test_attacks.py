@@ -289,7 +289,7 @@ def test_a_new_attack_is_one_file(tmp_path: Path) -> None:
     from udc_defense.images import write_png
 
     write_png(torch.full((1, 3, 16, 16), 0.5), tmp_path / "photo.png")
-    options = ("--attack", "toy", "--option", "shift=0.5", "--purifier", "none", "--out", str(tmp_path / "out"))
+    options = ("--attack", "toy", "--option", "shift=0.5", "--defense", "none", "--out", str(tmp_path / "out"))
     cli("attack", str(tmp_path / "photo.png"), *options)
     from udc_defense.images import read_image
 

@@ -95,7 +95,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_a_module_of_the_current_folder_runs_to_the_end(folder: Path) -> None:
-    options = ["--captured", "--attack", "none", "--purifier", "none", "--device", "cpu", "--out", "out"]
+    options = ["--captured", "--attack", "none", "--defense", "none", "--device", "cpu", "--out", "out"]
     assert cli.main(["run", "photo.png", "--restorer", "my_module:network", *options]) == 0
     sums = json.loads((folder / "out" / "report.json").read_text())["checkpoints"]
     assert sums == {"restorer my_module:network": imported_sum("my_module:network")}

@@ -15,7 +15,7 @@ from udc_defense.certification.median import smooth_median, worst_psnr
 from udc_defense.certification.noise import Budget, Gaussian
 from udc_defense.certification.sampling import drawn
 
-FEW = ["--captured", "--denoiser", "none", "--sigma", "0.1", "--radius", "0.05", "--samples", "60"]
+FEW = ["--captured", "--defense", "none", "--sigma", "0.1", "--radius", "0.05", "--samples", "60"]
 
 
 @pytest.fixture
@@ -100,7 +100,7 @@ def test_a_killed_run_goes_on_with_the_same_result(
         (["--sigma", "0"], "sigma 0"),
         (["--noise", "salt"], "'salt'"),
         (["--samples", "0"], "0 samples"),
-        (["--denoiser", "diffusion", "--sigma", "0.9"], "sigma 0.9 is not in"),
+        (["--defense", "one_step", "--sigma", "0.9"], "sigma 0.9 is not in"),
     ],
 )
 def test_bad_options_are_one_sentence(

@@ -21,7 +21,7 @@ from udc_defense.purifiers import SAMPLERS
 from udc_defense.threats import KINDS
 from udc_defense.transforms import TRANSFORMS
 
-QUICK = ["--steps", "2", "--draws", "1", "--noise-level", "3"]
+QUICK = ["--steps", "2", "--defense", "one_step:noise_level=3"]
 
 
 @pytest.fixture
@@ -55,7 +55,7 @@ def test_every_attack_runs_from_the_command_line(name: str, photo: Path, tmp_pat
     takes = ATTACKS.get(name).defaults
     few = (["--steps", "2"] if "steps" in takes else []) + (["--objective", "l1"] if "objective" in takes else [])
     own = {"cw": ["--option", "searches=1", "--option", "psnr=20"], "simba": ["--option", "basis=dct"]}.get(name, [])
-    options = ["--attack", name, *few, *own, "--purifier", "none", "--out", str(tmp_path / "out")]
+    options = ["--attack", name, *few, *own, "--defense", "none", "--out", str(tmp_path / "out")]
     assert cli.main(["attack", str(photo), *options]) == 0
     assert (tmp_path / "out" / "photo.png").is_file()
 
@@ -66,12 +66,13 @@ def test_the_list_of_purifiers_shows_every_one(capsys: pytest.CaptureFixture[str
     assert left.value.code == 0
     printed = capsys.readouterr().out
     assert all(f"  {name}: " in printed for name in (*SAMPLERS.names(), *TRANSFORMS.names()))
-    assert "--strength 75: quality" in printed
+    assert "quality=75: " in printed and "eta=0: " in printed
 
 
 @pytest.mark.parametrize("name", [*SAMPLERS.names(), *TRANSFORMS.names()])
 def test_every_purifier_runs_from_the_command_line(name: str, photo: Path, tmp_path: Path) -> None:
-    options = ["--purifier", name, *QUICK, "--out", str(tmp_path / "out")]
+    spec = f"{name}:noise_level=3" if name in SAMPLERS.names() else name
+    options = ["--defense", spec, "--steps", "2", "--out", str(tmp_path / "out")]
     assert cli.main(["run", str(photo), *options]) == 0
     report = json.loads((tmp_path / "out" / "report.json").read_text())
     assert report["images"][0]["psnr"]["defended_attacked"] is not None
@@ -80,7 +81,18 @@ def test_every_purifier_runs_from_the_command_line(name: str, photo: Path, tmp_p
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_threat_runs_from_the_command_line(kind: str, photo: Path, tmp_path: Path) -> None:
-    options = ["--threat", kind, "--draws", "1", "--steps", "1", "--resubmit", "2", "--out", str(tmp_path / "out")]
+    options = [
+        "--threat",
+        kind,
+        "--defense",
+        "one_step",
+        "--steps",
+        "1",
+        "--resubmit",
+        "2",
+        "--out",
+        str(tmp_path / "out"),
+    ]
     assert cli.main(["run", str(photo), *options]) == 0
     report = json.loads((tmp_path / "out" / "report.json").read_text())
     assert report["settings"]["threat"] == kind
@@ -183,14 +195,16 @@ def test_single_stages(stage: str, photo: Path, tmp_path: Path) -> None:
         ["--attack", "fgsm", "--steps", "3"],
         ["--surrogate-steps", "0"],
         ["--resubmit", "-1"],
-        ["--noise-level", "400"],
-        ["--purifier", "soap"],
-        ["--draws", "0"],
-        ["--purifier", "jpeg", "--strength", "0"],
-        ["--strength", "3"],
-        ["--purifier", "jpeg", "--threat", "exact"],
+        ["--defense", "default:noise_level=400"],
+        ["--defense", "soap"],
+        ["--defense", "one_step:draws=0"],
+        ["--defense", "jpeg:quality=0"],
+        ["--defense", "ddpm:quality=3"],
+        ["--defense", "ode:eta=1"],
+        ["--defense", "none:draws=2"],
+        ["--defense", "jpeg", "--threat", "exact"],
         ["--restorer", "nobody-has-this"],
-        ["--purifier-weights", "nobody-has-this"],
+        ["--defense", "ddim:weights=nobody-has-this"],
         ["--device", "abacus"],
         ["--pairs", "a", "b"],
     ],

@@ -17,7 +17,7 @@ DEFENSES = (
     None,
     DEFAULT,
     Purification("jpeg", strength=50),
-    Purification("ddim", 20, steps=3, draws=2, aggregate="median", eta=0.5),
+    Purification("ddim", 20, steps=3, draws=2, aggregate="median", options={"eta": 0.5}),
     Purification("ddpm", 30, guide="mse", guidance=20),
     Purification("one_step", 30),
 )
@@ -29,7 +29,7 @@ def test_the_name_of_a_defense_means_it(purification: Purification | None) -> No
 
 
 @pytest.mark.parametrize(
-    "name", ["", "magic", "jpeg:x", "jpeg:1000", "jpeg:quality=3", "ddim:steps=x", "ddim:steps=0", "ddim:5", "ddim:x=1"]
+    "name", ["", "magic", "jpeg:x", "jpeg:1000", "jpeg:sigma=3", "ddim:steps=x", "ddim:5", "ddim:x=1"]
 )
 def test_a_name_that_means_none(name: str) -> None:
     with pytest.raises(SettingError) as caught:

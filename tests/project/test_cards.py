@@ -189,8 +189,8 @@ def test_the_card_of_a_fine_tuned_restorer(tmp_path: Path, monkeypatch: pytest.M
     measured = dataclasses.replace(other_results(0.1), finetuning=found)
     text = cards.card("restorer", "purified_adversarial", measured)
     assert "udc-defense finetune default --recipe purified_adversarial --scenes DIR --crops FILE " in text
-    assert "--option log=1 --option noise_levels=5,20 --option attack_steps=3 --purifier one_step " in text
-    assert " --purifier-weights direct " in text
+    assert "--option log=1 --option noise_levels=5,20 --option attack_steps=3 --defense " in text
+    assert " --defense one_step:weights=direct " in text
     assert "| adversarially fine-tuned through the purifier | 28.00 | 22.25 |" in text and "| base network |" in text
     assert "L2 alone, without VGG19" in text and "noise_levels 5,20" in text and "{" not in text.split("---", 2)[2]
     index = ModelCard(text).data.eval_results

@@ -7,7 +7,18 @@ from typing import assert_type
 from torch import Tensor, nn
 
 import udc_defense
-from udc_defense import Defense, attacks, capture, get_panel, load_purifier, load_restorer, metrics, read_image, scenes
+from udc_defense import (
+    Defense,
+    attacks,
+    capture,
+    get_panel,
+    load_defense,
+    load_purifier,
+    load_restorer,
+    metrics,
+    read_image,
+    scenes,
+)
 from udc_defense.attacks import AttackResult, pgd
 from udc_defense.certification import Gaussian
 from udc_defense.purifiers.diffusion import DiffusionPurifier
@@ -18,7 +29,9 @@ def the_program_of_the_readme() -> None:
     photo = scenes.centre_crop(read_image("photo.png"))
     captured = capture(scenes.scene_from_photo(photo), get_panel("axon20"))
     assert_type(captured, Tensor)
-    assert_type(attacks.pgd(load_restorer(), captured, photo, eps=4 / 255, steps=5).image, Tensor)
+    defense = load_defense()
+    assert_type(defense, Defense)
+    assert_type(attacks.pgd(defense.restorer, captured, photo, eps=4 / 255, steps=5).image, Tensor)
     assert_type(metrics.psnr(captured, photo), Tensor)
 
 
@@ -39,4 +52,5 @@ def mistakes_are_refused(model: nn.Module, image: Tensor) -> None:
     attacks.simba(model, image, image, eps=0.1, basis="wavelet")  # type: ignore[arg-type]
     udc_defense.load_restorers()  # type: ignore[attr-defined]
     attacks.gpd  # type: ignore[attr-defined]  # noqa: B018
+    load_defense(5)  # type: ignore[arg-type]
     udc_defense.threat(Defense(model), "knowing")  # type: ignore[arg-type]

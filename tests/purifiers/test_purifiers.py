@@ -294,7 +294,7 @@ class TestForward:
         assert purifier.sampler.name == sampler and purifier.sampler_steps == 5
 
     def test_fewer_evaluations_keep_eta(self) -> None:
-        assert gaussian("ddim", 12, eta=0.5).of_fewer_steps(2).eta == 0.5
+        assert gaussian("ddim", 12, eta=0.5).of_fewer_steps(2).options == {"eta": 0.5}
 
     def test_closing_stops_the_work(self) -> None:
         purifier = gaussian("ddpm", 50)

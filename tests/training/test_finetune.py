@@ -513,7 +513,7 @@ class TestCommandLine:
         monkeypatch.setattr("udc_defense.training.finetune.vgg19", lambda: _raise(CheckpointError("no backbone.")))
         out = tmp_path / "run"
         command = ["finetune", str(restorer), *pairs, "--recipe", "purified", "--out", str(out), "--steps", "2"]
-        command += ["--size", "16", "--batch", "1", "--purifier", "gaussian_blur", "--option", "purified=1"]
+        command += ["--size", "16", "--batch", "1", "--defense", "gaussian_blur", "--option", "purified=1"]
         command += ["--captures", "1", "--cache", str(tmp_path / "cache"), "--push-to-hub", "me/net"]
         assert cli.main(command) == 0
         said = capsys.readouterr().out
@@ -532,7 +532,7 @@ class TestCommandLine:
         [
             (["--push-to-hub", "net"], "--push-to-hub 'net' is not of the form OWNER/NAME."),
             (["--option", "noisy"], "--option 'noisy' is not of the form NAME=VALUE."),
-            (["--recipe", "noisy", "--purifier", "jpeg"], "recipe noisy purifies nothing; leave out --purifier"),
+            (["--recipe", "noisy", "--defense", "jpeg"], "recipe noisy purifies nothing; leave out --defense"),
             (["--size", "0"], "crops of 0 pixels"),
             (["--accumulate", "0"], "accumulate 0 is not at least 1."),
             (["--option", "noise_levels=10,500"], "noise level 500 is not in 0…150"),

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import functools
 import inspect
-import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Generic, Literal, ParamSpec, get_args, get_origin, get_type_hints
+from typing import Any, Generic, ParamSpec, get_type_hints
 
 import torch
 from torch import Tensor, nn
 
 from udc_defense.errors import SettingError
+from udc_defense.options import parse_options, read_options
 from udc_defense.registry import Registry, by_name, first_line
 from udc_defense.tensors import check_alike, check_capture, check_image
 
@@ -45,31 +45,6 @@ class AttackResult:
     zero_gradients: int = 0
 
 
-@dataclass(frozen=True)
-class Option:
-    """A parameter that an attack has and others lack, as its signature and docstring say."""
-
-    name: str
-    kind: type
-    default: Any
-    choices: tuple[str, ...]
-    words: str
-
-    def parse(self, value: Any) -> Any:
-        """The value in the option's type; text is converted.
-
-        Raises:
-            SettingError: it cannot be, or is not among the choices.
-        """
-        try:
-            parsed = self.kind(value)
-        except (TypeError, ValueError) as error:
-            raise SettingError(f"option {self.name}={value!r} is not of the type {self.kind.__name__}.") from error
-        if self.choices and parsed not in self.choices:
-            raise SettingError(f"option {self.name}={value!r} is not one of {', '.join(self.choices)}.")
-        return parsed
-
-
 # What attacks share, as far as they take it; whatever else a signature holds is the attack's own.
 SHARED = ("eps", "steps", "objective", "norm", "draws", "generator")
 
@@ -94,9 +69,7 @@ class Attack(Generic[P]):
         self.__annotations__ = get_type_hints(iterate) | {"return": AttackResult}
         keywords = [p for p in self.__signature__.parameters.values() if p.kind is p.KEYWORD_ONLY]
         self.defaults = {p.name: None if p.default is p.empty else p.default for p in keywords if p.name in SHARED}
-        own = [p for p in keywords if p.name not in SHARED]
-        words = _argument_words(iterate.__doc__ or "")
-        self.options = tuple(_option(p.name, p.annotation, p.default, words.get(p.name, "")) for p in own)
+        self.options = read_options(iterate, SHARED)
 
     def __call__(self, *args: P.args, **options: P.kwargs) -> AttackResult:
         *_, result = self.iterate(*args, **options)
@@ -119,26 +92,7 @@ class Attack(Generic[P]):
         Raises:
             SettingError: one is unknown, or its value unusable.
         """
-        known = {option.name: option for option in self.options}
-        for name in given:
-            if name not in known:
-                has = f"it has {', '.join(known)}" if known else "it has none"
-                raise SettingError(f"attack {self.name} has no option {name!r}; {has}.")
-        return {name: option.parse(given.get(name, option.default)) for name, option in known.items()}
-
-
-def _option(name: str, annotation: Any, default: Any, words: str) -> Option:
-    if get_origin(annotation) is Literal:
-        return Option(name, str, default, get_args(annotation), words)
-    return Option(name, annotation if isinstance(annotation, type) else type(default), default, (), words)
-
-
-def _argument_words(docstring: str) -> dict[str, str]:
-    """Name -> description, from the Args of a Google docstring."""
-    _, _, block = inspect.cleandoc(docstring).partition("Args:\n")
-    block = re.split(r"\n(?=\S)", block)[0]
-    entries = re.findall(r"^    (\w+): (.*(?:\n {5,}.*)*)", block, re.MULTILINE)
-    return {name: " ".join(text.split()) for name, text in entries}
+        return parse_options(f"attack {self.name}", self.options, given)
 
 
 ATTACKS: Registry[Attack[...]] = Registry(

@@ -66,7 +66,7 @@ def load_purifier(
         source: an embedded name, a folder, or `owner/name[@revision]` on the Hub.
         sampler: name of a file of `udc_defense.purifiers`.
         guide: what keeps the result near the input: name of a file of `udc_defense.guides`, or a `Guide`.
-        options: noise_level, steps, draws, aggregate, eta, guidance of `DiffusionPurifier`.
+        options: noise_level, steps, draws, aggregate and guidance of `DiffusionPurifier`, and the sampler's own.
 
     Raises:
         CheckpointError: one sentence that says what is wrong with it.

@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from udc_defense.cli.common import device, each, say, sources, write_json
-from udc_defense.cli.flags import add_common, add_crop_list, add_pairs, add_panel, command
+from udc_defense.cli.flags import add_common, add_crop_list, add_defense, add_pairs, add_panel, command
+from udc_defense.errors import SettingError
 
 if TYPE_CHECKING:
     from torch import nn
@@ -21,8 +22,9 @@ if TYPE_CHECKING:
     from udc_defense.certification.noise import Budget
     from udc_defense.photo.result import Result
     from udc_defense.photo.source import Photo
+    from udc_defense.purification import Purification
 
-NONE = "none"
+DENOISER = "one_step"  # the one sampler that draws no noise and whose level the smoothing sets
 KINDS = {"median": "the median image", "draw": "half of all single draws", "centre": "the centre of the draws"}
 NORM_WORDS = {"l1": "L1", "l2": "L2", "linf": "L-infinity"}
 COMPARED = 4  # of L-infinity, in 1/255: the usual attack
@@ -31,7 +33,7 @@ COMPARED = 4  # of L-infinity, in 1/255: the usual attack
 def add(commands: Any) -> None:
     """Add `certify` and `certification`."""
     certify = command(commands, "certify", _certify, "bounds of PSNR that no attack within a radius can break")
-    certify.add_argument("images", nargs="*", type=Path, metavar="IMAGE")
+    certify.add_argument("images", nargs="*", type=Path, metavar="IMAGE", help="photos to certify")
     certify.add_argument("--captured", action="store_true", help="the photos were taken by an under-display camera")
     add_pairs(certify)
     add_panel(certify)
@@ -53,24 +55,20 @@ def add(commands: Any) -> None:
         action="append",
         help="norm of the whole perturbation, of images in [0, 1]; not per value; repeat for more (default 0.1)",
     )
-    certify.add_argument("--norm", choices=("l1", "l2", "linf"), default="l2", help="of the radius (default l2)")
-    certify.add_argument("--confidence", type=float, default=0.999, help="of each bound (default 0.999)")
-    certify.add_argument("--noise", default="gaussian", metavar="FAMILY", help="gaussian, laplace or uniform")
-    certify.add_argument("--sigma", type=float, default=0.05, help="standard deviation of a value (default 0.05)")
-    certify.add_argument("--samples", type=int, default=1000, help="of the noise (default 1000)")
-    certify.add_argument("--batch", type=int, default=4, help="samples at once")
+    certify.add_argument("--norm", choices=("l1", "l2", "linf"), default="l2", help="norm of --radius (default l2)")
+    certify.add_argument("--confidence", type=float, default=0.999, help="confidence of each bound (default 0.999)")
+    families = "family of the noise: gaussian (default), laplace or uniform"
+    certify.add_argument("--noise", default="gaussian", metavar="FAMILY", help=families)
+    certify.add_argument("--sigma", type=float, default=0.05, help="standard deviation of the noise (default 0.05)")
+    certify.add_argument("--samples", type=int, default=1000, help="samples of the noise (default 1000)")
+    certify.add_argument("--batch", type=int, default=4, help="samples that a network takes at once (default 4)")
     certify.add_argument(
         "--precision",
         choices=("float32", "bfloat16"),
         default="float32",
-        help="of the networks under noise; bfloat16 is faster where the hardware has it, and is then what is certified",
+        help="precision of networks under noise; bfloat16 is faster where the hardware has it, and is then certified",
     )
-    certify.add_argument(
-        "--denoiser",
-        default="diffusion",
-        metavar="NAME",
-        help="purifier that removes the noise, by its weights; or none",
-    )
+    add_defense(certify, "what takes the noise out before the restorer, in one step at the level of --sigma", DENOISER)
     add_common(certify)
 
     suite = command(
@@ -106,6 +104,7 @@ def _certify(options: argparse.Namespace) -> int:
     from udc_defense.photo import stages
     from udc_defense.photo.settings import Settings
     from udc_defense.provenance import versions
+    from udc_defense.purification import defense_name, parse_defense
 
     if options.method == "lipschitz":
         from udc_defense.cli.certify_lipschitz import certify
@@ -113,13 +112,13 @@ def _certify(options: argparse.Namespace) -> int:
         return certify(options)
     settings = _settings(options)
     restorer = load_restorer(options.restorer).to(device(options.device)).eval()
-    model = _smoothable(restorer, options)
-    denoisers = [] if options.denoiser == NONE else [options.denoiser]
+    purification = parse_defense(options.defense)
+    model = _smoothable(restorer, purification, options)
     report: dict[str, Any] = {
         "settings": asdict(settings)
-        | {"noise": settings.noise.facts(), "denoiser": options.denoiser, "precision": options.precision},
+        | {"noise": settings.noise.facts(), "defense": defense_name(purification), "precision": options.precision},
         "versions": versions(),
-        "checkpoints": checkpoint_sums(options.restorer, *denoisers),
+        "checkpoints": checkpoint_sums(options.restorer, *([purification.weights] if purification else [])),
         "images": [],
     }
     known = {row["key"]: row for row in _rows(options.out / "report.json")}
@@ -155,15 +154,17 @@ def _settings(options: argparse.Namespace) -> Certification:
     )
 
 
-def _smoothable(restorer: nn.Module, options: argparse.Namespace) -> nn.Module:
+def _smoothable(restorer: nn.Module, purification: Purification | None, options: argparse.Namespace) -> nn.Module:
     """The restorer, or it behind a denoiser of the noise."""
     from udc_defense.certification.denoised import Denoised
     from udc_defense.checkpoints.load import load_purifier
     from udc_defense.precision import InBfloat16
 
     model = restorer
-    if options.denoiser != NONE:
-        purifier = load_purifier(options.denoiser).to(device(options.device))
+    if purification:
+        if purification.sampler != DENOISER:
+            raise SettingError(f"--defense {options.defense}: the noise of a certificate is taken out by {DENOISER}.")
+        purifier = load_purifier(purification.weights).to(device(options.device))
         model = Denoised(restorer, purifier, options.sigma).eval()
     return InBfloat16(model) if options.precision == "bfloat16" else model
 

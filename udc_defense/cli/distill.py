@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from udc_defense.cli.common import drain, say, write_json
-from udc_defense.cli.flags import add_crop_list, command
+from udc_defense.cli.flags import add_crop_list, add_panels, command
 from udc_defense.cli.training import scene_folder
 from udc_defense.errors import SettingError
 
@@ -33,7 +33,7 @@ def add(commands: Any) -> None:
     )
     distill.add_argument("--scenes", required=True, metavar="DIR", help="panoramas and photos; `samples` come along")
     distill.add_argument("--crops", type=Path, metavar="FILE", help="crop list whose scenes are kept out")
-    distill.add_argument("--panel", action="append", metavar="NAME", help="axon20, toled or poled; repeat to mix")
+    add_panels(distill)
     distill.add_argument("--size", type=int, default=128, metavar="PIXELS", help="side of a query (default 128)")
     distill.add_argument(
         "--sigma", type=float, default=8.0, help="largest deviation of the queries' noise in 1/255 (default 8)"

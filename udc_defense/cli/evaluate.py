@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from udc_defense.cli.common import complain, device, drain, say
-from udc_defense.cli.flags import add_pairs, add_panel, command
+from udc_defense.cli.flags import RESTORER, SPEC, add_pairs, add_panel, command
 from udc_defense.errors import SettingError, UDCDefenseError
 
 if TYPE_CHECKING:
@@ -29,13 +29,13 @@ def add(commands: Any) -> None:
         "--restorer",
         action="append",
         metavar="NAME",
-        help="embedded name, folder, owner/name[@revision] or module:attribute; repeat for a transfer matrix",
+        help=f"{RESTORER}; repeat for a transfer matrix (default: default)",
     )
     parser.add_argument(
         "--defense",
         action="append",
-        metavar="NAME",
-        help="default, none, TRANSFORM[:STRENGTH] or SAMPLER[:OPTION=VALUE,…]; repeat for more",
+        metavar="SPEC",
+        help=f"a defense to measure: {SPEC}; repeat for more (default: default)",
     )
     parser.add_argument("--attacks", nargs="+", metavar="NAME", help="these alone, see udc-defense attack --list")
     parser.add_argument("--threats", nargs="+", metavar="KIND", help="these alone: oblivious, bpda, surrogate, exact")
@@ -126,7 +126,9 @@ def _plan(options: argparse.Namespace, chosen_device: str) -> Plan:
     degradations = options.degradation or ([PAIRS] if options.pairs else [UDC])
     is_own = named or options.degradation or options.pairs
     brief = () if is_own or not preset.elsewhere else ("noise", "blur")
-    found = [parse_defense(name) for name in options.defense or ["default"]]
+    found = [parse_defense(spec) for spec in options.defense or ["default"]]
+    for purification in filter(None, found):
+        purification.load()  # what it cannot be is said before hours of measuring
     photos = tuple(_photos(options)[: preset.images])
     return Plan(
         protocol=replace(preset, perceptual=preset.perceptual and _has_lpips()),

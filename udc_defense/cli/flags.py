@@ -7,7 +7,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-AUTO = "auto"  # a noise level for each photo
+Flags = argparse.ArgumentParser | argparse._ArgumentGroup
+
+# What help says of a kind of value, so that no line needs its neighbours. What a registry knows stands in its list.
+RESTORER = "restorer: embedded name, folder, owner/name[@revision] on the Hub, or package.module:attribute"
+PANEL = "a built-in panel of `udc-defense simulate --list` or a panel file"
+SPEC = "none, default, or NAME[:OPTION=VALUE,…] of `udc-defense purify --list`, such as ddim:noise_level=20,steps=3"
 
 
 def command(
@@ -18,75 +23,94 @@ def command(
     return parser
 
 
-def add_common(parser: argparse.ArgumentParser) -> None:
+def add_common(parser: Flags) -> None:
+    add_restorer(parser)
+    add_output(parser)
+
+
+def add_restorer(parser: Flags) -> None:
+    parser.add_argument("--restorer", default="default", metavar="NAME", help=f"{RESTORER} (default: default)")
+
+
+def add_output(parser: Flags) -> None:
+    parser.add_argument("--device", default="auto", help="device to compute on: auto (default), cpu, cuda or mps")
+    parser.add_argument("--seed", type=int, default=0, help="seed of all random numbers (default 0)")
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder that the results go to")
+
+
+def add_panel(parser: Flags) -> None:
+    words = f"display in front of the camera: {PANEL} (default axon20)"
+    parser.add_argument("--panel", default="axon20", metavar="NAME|FILE", help=words)
+
+
+def add_panels(parser: Flags) -> None:
+    words = f"display in front of the camera: {PANEL}; repeat to mix displays, a name twice for twice as often"
+    parser.add_argument("--panel", action="append", metavar="NAME|FILE", help=words)
+
+
+def add_pairs(parser: Flags) -> None:
     parser.add_argument(
-        "--restorer", default="default", metavar="NAME", help="embedded name, folder or owner/name[@revision]"
+        "--pairs",
+        nargs=2,
+        type=Path,
+        metavar=("CAPTURES", "CLEAN"),
+        help="two folders, of captures and of their clean images; files of equal stem belong together",
     )
-    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, mps")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--out", type=Path, required=True, metavar="DIR")
-
-
-def add_panel(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--panel", default="axon20", metavar="NAME", help="axon20, toled or poled")
-
-
-def add_pairs(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--pairs", nargs=2, type=Path, metavar=("CAPTURES", "CLEAN"), help="two folders, files of equal stem"
+        "--domain",
+        choices=("tonemapped", "srgb", "linear"),
+        default="tonemapped",
+        help="what the values of --pairs mean (default tonemapped)",
     )
-    parser.add_argument("--domain", choices=("tonemapped", "srgb", "linear"), default="tonemapped", help="of the pairs")
 
 
-def add_attack(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--attack", default="pgd", metavar="NAME", help="see udc-defense attack --list; or none")
+def add_attack(parser: Flags) -> None:
+    parser.add_argument(
+        "--attack",
+        default="pgd",
+        metavar="NAME",
+        help="an attack of `udc-defense attack --list`, or none (default pgd)",
+    )
     parser.add_argument(
         "--option",
         action="append",
         default=[],
         metavar="NAME=VALUE",
-        help="of the attack's own options; repeat for more",
+        help="an option of the attack's own, see `udc-defense attack --list`; repeat for more",
     )
-    parser.add_argument("--eps", type=float, help="radius in units of 1/255 (default 4)")
-    parser.add_argument("--steps", type=int, help="attack steps (default: the attack's own, 20 of pgd)")
-    parser.add_argument("--norm", choices=("linf", "l2"), help="of the radius (default: linf)")
-    parser.add_argument("--objective", metavar="NAME", help="what is made worse, see attack --list (default mse)")
+    parser.add_argument("--eps", type=float, help="radius of the attack in units of 1/255 (default 4)")
+    parser.add_argument("--steps", type=int, help="steps of the attack (default: what the attack is used to)")
+    parser.add_argument("--norm", choices=("linf", "l2"), help="norm of the attack's radius (default linf)")
     parser.add_argument(
-        "--threat", default="oblivious", metavar="KIND", help="oblivious, bpda, surrogate or exact: see attack --list"
+        "--objective", metavar="NAME", help="what is made worse, see `udc-defense attack --list` (default mse)"
     )
-    parser.add_argument("--surrogate-steps", type=int, default=2, help="evaluations per draw under --threat surrogate")
-    parser.add_argument("--evade", action="store_true", help="keep the detector quiet, too (threat exact)")
-    parser.add_argument("--attack-draws", type=int, default=1, help="noise draws averaged per loss and gradient")
+    parser.add_argument(
+        "--threat",
+        default="oblivious",
+        metavar="KIND",
+        help="what the attacker knows, see `udc-defense attack --list` (default oblivious)",
+    )
+    parser.add_argument(
+        "--surrogate-steps",
+        type=int,
+        metavar="N",
+        help="network evaluations per draw that the threat surrogate differentiates (default: the library's, a few)",
+    )
+    parser.add_argument(
+        "--evade", action="store_true", help="the attacker of the threat exact keeps the detector quiet, too"
+    )
+    parser.add_argument(
+        "--attack-draws",
+        type=int,
+        default=1,
+        help="noise draws averaged per loss and gradient of the attack (default 1)",
+    )
 
 
-def add_purifier(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--purifier", default="default", metavar="NAME", help="a sampler or transform of purify --list; or none"
-    )
-    parser.add_argument("--strength", type=float, help="of a plain transform, such as the quality of jpeg")
-    parser.add_argument(
-        "--purifier-weights",
-        metavar="NAME",
-        help="embedded name, folder or Hub id (default: direct of the default purifier, else the diffusion model)",
-    )
-    parser.add_argument(
-        "--noise-level",
-        type=_level,
-        metavar="STEPS",
-        help="forward diffusion steps, or auto (default: 10 of the default purifier, else 30)",
-    )
-    parser.add_argument("--purify-steps", type=int, default=5, help="of ddim, dpm_solver and ode (default 5)")
-    parser.add_argument("--eta", type=float, default=0.0, help="randomness of ddim, 0 to 1 (default 0)")
-    parser.add_argument("--guide", metavar="NAME", help="keeps the result near the input: see purify --list")
-    parser.add_argument("--guidance", type=float, default=0.0, help="strength of the guide (default 0, none)")
-    parser.add_argument(
-        "--draws", type=int, help="purifications that are aggregated (default: 1 of the default purifier, else 8)"
-    )
-    parser.add_argument("--aggregate", choices=("mean", "median"), default="mean")
-
-
-def _level(text: str) -> int | str:
-    return text if text == AUTO else int(text)
+def add_defense(
+    parser: Flags, words: str = "what purifies captures before they are restored", default: str = "default"
+) -> None:
+    parser.add_argument("--defense", default=default, metavar="SPEC", help=f"{words}: {SPEC} (default: {default})")
 
 
 def add_crop_list(parser: argparse.ArgumentParser) -> None:

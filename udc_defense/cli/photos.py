@@ -10,8 +10,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from udc_defense.cli.common import device, each, name_and_value, save, say, sources, write_json
-from udc_defense.cli.flags import AUTO, add_attack, add_common, add_pairs, add_panel, add_purifier, command
-from udc_defense.cli.lists import ListAttacks, ListPurifiers
+from udc_defense.cli.flags import (
+    add_attack,
+    add_common,
+    add_defense,
+    add_output,
+    add_pairs,
+    add_panel,
+    add_restorer,
+    command,
+)
+from udc_defense.cli.lists import ListAttacks, ListPanels, ListPurifiers
 from udc_defense.errors import SettingError
 
 if TYPE_CHECKING:
@@ -33,41 +42,50 @@ STAGE_WORDS = {
 }
 
 # What may be said beside a recipe: where things are here.
-BESIDE_A_RECIPE = {"recipe", "images", "out", "device", "restorer", "purifier_weights"}
+BESIDE_A_RECIPE = {"recipe", "images", "out", "device", "restorer", "defense"}
 
 
 def add(commands: Any) -> None:
     """Add the commands."""
     run = command(commands, "run", _run, "capture, attack, purify and restore photos; PNGs and report.json")
-    run.add_argument("images", nargs="*", type=Path, metavar="IMAGE")
-    run.add_argument("--captured", action="store_true", help="the photos were taken by an under-display camera")
-    add_pairs(run)
-    add_panel(run)
-    add_attack(run)
-    run.add_argument(
-        "--recipe", type=Path, metavar="FILE", help="do again what the demo wrote down, with all its settings"
+    photos = run.add_argument_group("photos and captures")
+    photos.add_argument("images", nargs="*", type=Path, metavar="IMAGE", help="photos to work on")
+    photos.add_argument("--captured", action="store_true", help="the photos were taken by an under-display camera")
+    add_pairs(photos)
+    add_panel(photos)
+    add_attack(run.add_argument_group("attack"))
+    defense = run.add_argument_group("defense")
+    add_defense(defense)
+    add_restorer(defense)
+    defense.add_argument(
+        "--resubmit",
+        type=int,
+        default=0,
+        metavar="N",
+        help="ask the defended restorer N times more, with fresh noise (default 0)",
     )
-    run.add_argument(
-        "--resubmit", type=int, default=0, metavar="N", help="ask the defended restorer N times more with fresh noise"
+    rest = run.add_argument_group("run and output")
+    rest.add_argument(
+        "--recipe", type=Path, metavar="FILE", help="do again what the demo wrote down in FILE, with all its settings"
     )
-    add_purifier(run)
-    add_common(run)
+    add_output(rest)
     run.set_defaults(command=lambda options: _run_recipe(run, options) if options.recipe else _run(options))
 
     simulate = _one_stage_command(commands, "simulate", _simulate, "photos to under-display captures")
+    simulate.add_argument("--list", action=ListPanels, nargs=0, help="list the built-in panels and leave")
     add_panel(simulate)
-    add_common(simulate)
+    add_output(simulate)
     attack = _one_stage_command(commands, "attack", _attack, "captures to attacked captures")
     attack.add_argument(
-        "--list", action=ListAttacks, nargs=0, help="attacks with their options, objectives and threats"
+        "--list", action=ListAttacks, nargs=0, help="list attacks with their options, objectives and threats, and leave"
     )
-    add_attack(attack)
-    add_purifier(attack)
+    add_attack(attack.add_argument_group("attack"))
+    add_defense(attack, "what the attacked captures will be purified by, for attackers who know it")
     add_common(attack)
     purify = _one_stage_command(commands, "purify", _purify, "captures to purified captures")
-    purify.add_argument("--list", action=ListPurifiers, nargs=0, help="samplers of the diffusion model, transforms")
-    add_purifier(purify)
-    add_common(purify)
+    purify.add_argument("--list", action=ListPurifiers, nargs=0, help="list purifiers with their options, and leave")
+    add_defense(purify)
+    add_output(purify)
     restore = _one_stage_command(commands, "restore", _restore, "captures to restored images")
     add_common(restore)
 
@@ -76,16 +94,17 @@ def _one_stage_command(
     commands: Any, name: str, function: Callable[[argparse.Namespace], int], words: str
 ) -> argparse.ArgumentParser:
     parser = command(commands, name, function, words)
-    parser.add_argument("images", nargs="+", type=Path, metavar="IMAGE")
-    parser.add_argument("--bits", type=int, choices=(8, 16), default=8, help="per channel of the PNGs")
+    parser.add_argument("images", nargs="+", type=Path, metavar="IMAGE", help="images to work on")
+    parser.add_argument("--bits", type=int, choices=(8, 16), default=8, help="bits per channel of the PNGs (default 8)")
     return parser
 
 
 def _run(options: argparse.Namespace) -> int:
     """Everything on every photo."""
     from udc_defense.photo.report import checkpoints_of, new_report
+    from udc_defense.purification import parse_defense
 
-    settings, purification, defense = _settings(options), _purification(options), _defense(options)
+    settings, purification, defense = _settings(options), parse_defense(options.defense), _defense(options)
     facts = purification.facts() if purification else None
     checkpoints = checkpoints_of(defense, options.restorer, purification)
     report = new_report(settings, facts, checkpoints, captured=options.captured)
@@ -109,11 +128,10 @@ def _run_recipe(parser: argparse.ArgumentParser, options: argparse.Namespace) ->
         raise SettingError("no image is given; name the photo of the recipe.")
     recipe = read_recipe(options.recipe)
     # The demo of a folder's network has written its name only: whoever has the folder says where it is.
-    places = {"restorer": "restorer", "purifier": "purifier_weights"}
-    names = {
-        kind: getattr(options, places[kind]) if places[kind] in changed else recipe.public_name(kind)
-        for kind in recipe.networks
-    }
+    given = {"restorer": options.restorer} if "restorer" in changed else {}
+    if "defense" in changed:
+        given["purifier"] = _weights_of(options.defense, recipe.purification)
+    names = {kind: given.get(kind) or recipe.public_name(kind) for kind in recipe.networks}
     purification = recipe.purification
     if purification and "purifier" in names:
         purification = replace(purification, weights=names["purifier"])
@@ -135,6 +153,16 @@ def _run_recipe(parser: argparse.ArgumentParser, options: argparse.Namespace) ->
         _process(defense, recipe.settings, report, options.out, replace(photo, name=recipe.name), folder)
 
     return each(map(recipe.photo_at, options.images), options.out, process)
+
+
+def _weights_of(spec: str, wanted: Purification | None) -> str:
+    """The weights that a spec names, which says of all else what the recipe says."""
+    from udc_defense.purification import parse_defense
+
+    given = parse_defense(spec)
+    if given is None or wanted is None or replace(given, weights=wanted.weights) != wanted:
+        raise SettingError(f"--defense {spec} is not the recipe's; beside --recipe it can name other weights only.")
+    return given.weights
 
 
 def _process(
@@ -181,11 +209,12 @@ def _purify(options: argparse.Namespace) -> int:
 
     from udc_defense.noise import seeded
     from udc_defense.photo import stages
+    from udc_defense.purification import parse_defense
 
-    defense = _defense(options)
-    purifier = defense.purifier
-    if purifier is None:
-        raise SettingError("--purifier none leaves nothing to do.")
+    purification = parse_defense(options.defense)
+    if purification is None:
+        raise SettingError("--defense none leaves nothing to do.")
+    purifier = purification.load().to(device(options.device))
 
     def change(image: Tensor, name: str) -> Tensor:
         generator = seeded(stages.row_seed(options.seed, name, "purify", 0, "", 0))
@@ -222,41 +251,9 @@ def _one_stage(options: argparse.Namespace, change: Callable[[Tensor, str], Tens
 
 
 def _defense(options: argparse.Namespace) -> Defense:
-    from udc_defense.checkpoints.load import load_restorer
-    from udc_defense.defense import Defense
+    from udc_defense.purification import load_defense
 
-    purification = _purification(options)
-    purifier = purification.load() if purification else None
-    return Defense(load_restorer(options.restorer), purifier).to(device(options.device)).eval()
-
-
-def _purification(options: argparse.Namespace) -> Purification | None:
-    from udc_defense.purification import DEFAULT, DIFFUSION
-
-    if options.purifier == "none":
-        return None
-    per_photo = options.noise_level == AUTO
-    given = {
-        "noise_level": 0 if per_photo else options.noise_level,
-        "draws": options.draws,
-        "weights": options.purifier_weights,
-    }
-    usual = DEFAULT
-    if options.purifier != "default":
-        usual = replace(DIFFUSION, sampler=options.purifier)
-    elif per_photo or options.purifier_weights not in (None, DEFAULT.weights):
-        usual = DIFFUSION  # the default is one level, of its own weights
-    return replace(
-        usual,
-        per_photo=per_photo,
-        steps=options.purify_steps,
-        aggregate=options.aggregate,
-        eta=options.eta,
-        guide=options.guide,
-        guidance=options.guidance,
-        strength=options.strength,
-        **{name: value for name, value in given.items() if value is not None},
-    )
+    return load_defense(options.defense, options.restorer).to(device(options.device))
 
 
 def _settings(options: argparse.Namespace) -> Settings:
@@ -273,7 +270,7 @@ def _settings(options: argparse.Namespace) -> Settings:
         draws=options.attack_draws,
         seed=options.seed,
         options=dict(name_and_value(text) for text in options.option),
-        surrogate_steps=options.surrogate_steps,
+        **({} if options.surrogate_steps is None else {"surrogate_steps": options.surrogate_steps}),
         resubmit=getattr(options, "resubmit", 0),
         evade=options.evade,
     )

@@ -6,13 +6,14 @@ import argparse
 import dataclasses
 import os
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from udc_defense.checkpoints.resolve import HUB_ID
 from udc_defense.cli.common import json_setting, name_and_value, say
-from udc_defense.cli.flags import add_pairs, command
+from udc_defense.cli.flags import RESTORER, add_defense, add_pairs, add_panels, command
 from udc_defense.errors import SettingError
 
 if TYPE_CHECKING:
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from udc_defense.training.recipes import Recipe
 
 NETWORKS = ("restorer", "purifier", "direct_purifier", "guide")
+USUAL_DEFENSE = "one_step"  # of recipes that purify
 SAMPLES = "samples"  # scenes that this project draws, and photos that scikit-image bundles
 SMALL_CROP, CROPS_OF_A_CAPTURE = 128, 4  # a capture costs more than a small crop of it
 
@@ -39,19 +41,13 @@ def add(commands: Any) -> None:
     _add_run(train, steps=15_000, batch=2, learning_rate=5e-4)
 
     finetune = command(commands, "finetune", _finetune, "fine-tune a restorer after a recipe")
-    finetune.add_argument("restorer", metavar="RESTORER", help="embedded name, folder or owner/name[@revision]")
+    finetune.add_argument("restorer", metavar="RESTORER", help=f"the network to start from; {RESTORER}")
     finetune.add_argument("--recipe", default="purified", metavar="NAME", help="see udc-defense finetune --list")
     finetune.add_argument("--list", action=_ListRecipes, nargs=0, help="recipes with their options")
     finetune.add_argument(
         "--option", action="append", default=[], metavar="NAME=VALUE", help="of the recipe's own; repeat for more"
     )
-    finetune.add_argument("--purifier", metavar="NAME", help="see udc-defense purify --list (default: one_step)")
-    finetune.add_argument(
-        "--purifier-weights", default="diffusion", metavar="NAME", help="embedded name, folder, Hub id"
-    )
-    finetune.add_argument("--purify-steps", type=int, default=5, help="of ddim, dpm_solver and ode (default 5)")
-    finetune.add_argument("--draws", type=int, default=1, help="purifications that are averaged (default 1)")
-    finetune.add_argument("--strength", type=float, help="of a plain transform as the purifier")
+    add_defense(finetune, "what a recipe that purifies purifies with, at the recipe's noise levels", USUAL_DEFENSE)
     finetune.add_argument(
         "--cache", type=Path, metavar="DIR", help="keep purified copies, for --captures or a next run"
     )
@@ -72,7 +68,7 @@ def _add_run(parser: argparse.ArgumentParser, *, steps: int, batch: int, learnin
         "--scenes", metavar="DIR", help="panoramas (.hdr, .exr), photos; `samples`: a few that come along"
     )
     parser.add_argument("--crops", type=Path, metavar="FILE", help="crop list whose scenes are kept out of training")
-    parser.add_argument("--panel", action="append", metavar="NAME", help="axon20, toled or poled; repeat to mix")
+    add_panels(parser)
     parser.add_argument("--out", type=Path, required=True, metavar="DIR")
     parser.add_argument("--steps", type=int, default=steps, help=f"of the optimizer (default {steps})")
     parser.add_argument(
@@ -228,23 +224,20 @@ def _purifier(options: argparse.Namespace, recipe: Recipe) -> tuple[nn.Module | 
     """What a recipe purifies with, and its settings with the sha256 of its weights; the recipe has the levels."""
     from udc_defense.checkpoints.files import checksum
     from udc_defense.checkpoints.resolve import resolve
-    from udc_defense.purification import Purification
+    from udc_defense.purification import parse_defense
 
     if not recipe.purifies:
-        if options.purifier or options.cache:
-            raise SettingError(f"recipe {recipe.name} purifies nothing; leave out --purifier and --cache.")
+        if options.defense != USUAL_DEFENSE or options.cache:
+            raise SettingError(f"recipe {recipe.name} purifies nothing; leave out --defense and --cache.")
         return None, None
-    purification = Purification(
-        sampler=options.purifier or "one_step",
-        noise_level=recipe.noise_levels[1],  # type: ignore[attr-defined]  # of those that purify
-        steps=options.purify_steps,
-        draws=options.draws,
-        strength=options.strength,
-        weights=options.purifier_weights,
-    )
+    purification = parse_defense(options.defense)
+    if purification is None:
+        raise SettingError(f"recipe {recipe.name} purifies; --defense none leaves it nothing to purify with.")
+    if not purification.is_transform:
+        purification = replace(purification, noise_level=recipe.noise_levels[1])  # type: ignore[attr-defined]
     facts = {name: value for name, value in purification.facts().items() if name != "noise_level"}
     if not purification.is_transform:
-        facts["sha256"] = checksum(resolve(options.purifier_weights, "purifier"))
+        facts["sha256"] = checksum(resolve(purification.weights, "purifier"))
     return purification.load().requires_grad_(False), facts
 
 

@@ -9,9 +9,9 @@ from PIL import Image
 from torch import Tensor
 
 from udc_defense.attacks import ATTACKS
-from udc_defense.attacks.base import Option
 from udc_defense.attacks.objectives import OBJECTIVE_WORDS, OBJECTIVES
 from udc_defense.images import to_pil
+from udc_defense.options import Option
 from udc_defense.photo.result import STAGES, Result
 from udc_defense.transforms import TRANSFORMS
 

@@ -134,7 +134,8 @@ def _recipe_flags(settled: dict[str, Any]) -> list[tuple[str, str]]:
         if _shown(settled[name]) != default
     ]
     if purifier := settled["purifier"]:
-        flags += [("purifier", purifier["sampler"]), ("purifier-weights", purifier.get("weights", "diffusion"))]
+        weights = purifier.get("weights", "diffusion")
+        flags.append(("defense", purifier["sampler"] + (f":weights={weights}" if weights != "diffusion" else "")))
     return flags
 
 

@@ -79,5 +79,5 @@ def _measure_here(side: int, purification: Purification | None) -> dict[str, Any
 
 if __name__ == "__main__":
     given = json.loads(sys.argv[2])
-    found = _measure_here(int(sys.argv[1]), Purification(**given) if given else None)
+    found = _measure_here(int(sys.argv[1]), Purification.of_facts(given) if given else None)
     sys.stdout.write(json.dumps(found))

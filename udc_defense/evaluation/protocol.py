@@ -13,7 +13,7 @@ from udc_defense.evaluation.entry import Entry
 from udc_defense.evaluation.purifier_suite import CHOSEN
 from udc_defense.evaluation.rows import EOT
 from udc_defense.purification import Purification, evaluations, has_gradient
-from udc_defense.threats import KINDS
+from udc_defense.threats import KINDS, SURROGATE_STEPS
 
 LARGEST = 64.0  # a radius at which no restorer can hold
 
@@ -90,7 +90,7 @@ def applies(entry: Entry, purification: Purification) -> bool:
     threat = threat_of(entry)
     if threat == "surrogate":
         per_draw = evaluations(purification) / purification.draws
-        return per_draw > entry.changes.get("surrogate_steps", 2)
+        return per_draw > entry.changes.get("surrogate_steps", SURROGATE_STEPS)
     return threat != "exact" or not ATTACKS.get(entry.attack).white_box or has_gradient(purification)
 
 

@@ -64,7 +64,7 @@ FAMILIES: dict[str, tuple[Purification, ...]] = {
     "trained one step": _levels("one_step", TRAINED_LEVELS, weights="direct"),
     "trained one step × 8": _levels("one_step", TRAINED_LEVELS, weights="direct", draws=8),
     "DDIM, 5 steps": _levels("ddim"),
-    "DDIM, 5 steps, η = 1": _levels("ddim", (20, 30, 50), eta=1.0),
+    "DDIM, 5 steps, η = 1": _levels("ddim", (20, 30, 50), options={"eta": 1.0}),
     "DPM-Solver++, 5 steps": _levels("dpm_solver"),
     "probability flow, 5 steps": _levels("ode", (20, 30, 50)),
     "DDPM": _levels("ddpm"),

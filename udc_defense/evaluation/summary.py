@@ -146,7 +146,7 @@ def _of_defense(target: Target, compared: Mapping[str, Cell], budget: Budget | N
     by_threat = {t: [cell.mean for cell in white if cell.setting.threat == t] for t in ("exact", "bpda")}
     if all(by_threat.values()):
         found.append(flags.masked_gradient(min(by_threat["exact"]), min(by_threat["bpda"])))
-    elif not has_gradient(Purification(**(target.rows[0]["purifier"] or {}))):
+    elif not has_gradient(Purification.of_facts(target.rows[0]["purifier"] or {})):
         found.append(Flag("masked gradient", True, "autograd finds no gradient at all: only BPDA can be measured."))
     unknowing, knowing = (target.worst(budget, knows=knows) for knows in (False, True))
     if unknowing and knowing:

@@ -11,7 +11,7 @@ from udc_defense.attacks.objectives import check_objective
 from udc_defense.errors import SettingError
 from udc_defense.panel_file import get_panel
 from udc_defense.precision import PRECISIONS, Precision
-from udc_defense.threats import KINDS, Kind
+from udc_defense.threats import KINDS, SURROGATE_STEPS, Kind
 
 MAX_STEPS = 100_000
 DEFAULT_EPS = 4.0
@@ -38,7 +38,7 @@ class Settings:
     draws: int = 1
     seed: int = 0
     options: dict[str, Any] = field(default_factory=dict, hash=False)
-    surrogate_steps: int = 2
+    surrogate_steps: int = SURROGATE_STEPS
     resubmit: int = 0
     evade: bool = False
     precision: Precision = "float32"

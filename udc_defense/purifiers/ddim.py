@@ -4,23 +4,31 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from itertools import pairwise
+from typing import Annotated
 
 import torch
 from torch import Tensor
 
 from udc_defense.diffusion import Diffusion
 from udc_defense.noise import normal
+from udc_defense.options import Between
 from udc_defense.purifiers import register
 
 
 @register("ddim")
 def ddim(
-    diffusion: Diffusion, x: Tensor, t: int, *, steps: int, generators: list[torch.Generator], eta: float = 0.0
+    diffusion: Diffusion,
+    x: Tensor,
+    t: int,
+    *,
+    steps: int,
+    generators: list[torch.Generator],
+    eta: Annotated[float, Between(0, 1)] = 0.0,
 ) -> Iterator[Tensor]:
     """`steps` network evaluations from t down, at most one per timestep.
 
     Args:
-        eta: 0 is deterministic; 1 is as random as DDPM over these timesteps, and is DDPM over all of them.
+        eta: randomness; 0 is deterministic, 1 is as random as DDPM over these timesteps, and is DDPM over all of them.
     """
     timesteps = torch.linspace(t, -1, min(steps, t + 1) + 1).round().int().tolist()
     for now, after in pairwise(timesteps):

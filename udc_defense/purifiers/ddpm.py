@@ -13,8 +13,8 @@ from udc_defense.purifiers import register
 
 
 @register("ddpm", evaluations=lambda noise_level, steps: noise_level)
-def ddpm(diffusion: Diffusion, x: Tensor, t: int, *, steps: int, generators: list[torch.Generator]) -> Iterator[Tensor]:
-    """Every timestep from t down to 0, whatever `steps` says: t + 1 network evaluations."""
+def ddpm(diffusion: Diffusion, x: Tensor, t: int, *, generators: list[torch.Generator]) -> Iterator[Tensor]:
+    """Every timestep from t down to 0: t + 1 network evaluations."""
     for now in range(t, -1, -1):
         signal, before = diffusion.level(now), diffusion.level(now - 1)
         alpha = signal / before

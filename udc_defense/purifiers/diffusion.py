@@ -51,10 +51,10 @@ class DiffusionPurifier(nn.Module):
         steps: of the samplers that can choose; network evaluations per draw, but a step of `ode` takes two.
         draws: independent purifications, aggregated pixel by pixel.
         aggregate: `mean` or `median` over the draws.
-        eta: randomness of `ddim`, from 0, none, to 1, that of DDPM; the others have none to choose.
         last_timestep: the network was trained below this timestep; a higher noise level is refused.
         guide: what keeps the result near the input.
         guidance: its strength, from 0, none at all, to the guide's `strongest`.
+        options: the sampler's own, such as `eta` of `ddim`.
 
     Raises:
         SettingError: a parameter is out of range.
@@ -74,10 +74,10 @@ class DiffusionPurifier(nn.Module):
         steps: int = 5,
         draws: int = 1,
         aggregate: Aggregate = "mean",
-        eta: float = 0.0,
         last_timestep: int | None = None,
         guide: Guide | None = None,
         guidance: float = 0.0,
+        **options: Any,
     ) -> None:
         super().__init__()
         highest = min(last_timestep or math.inf, len(scheduler.alphas_cumprod))
@@ -87,16 +87,12 @@ class DiffusionPurifier(nn.Module):
             raise SettingError(f"steps {steps} and draws {draws} must be at least 1.")
         if aggregate not in ("mean", "median"):
             raise SettingError(f"aggregate {aggregate!r} is neither mean nor median.")
-        if not 0 <= eta <= 1:
-            raise SettingError(f"eta {eta} is not in 0…1.")
         self.prediction = scheduler.config["prediction_type"]
         if self.prediction not in ("epsilon", "sample"):
             raise SettingError(f"a network that predicts {self.prediction!r} is no purifier: epsilon or sample.")
-        if eta and not sampler.has_eta:
-            raise SettingError(f"eta {eta}: the randomness of the purifier {sampler.name!r} cannot be chosen.")
         check_guidance(guide, guidance)
-        self.network, self.sampler = network, sampler
-        self.noise_level, self.draws, self.aggregate, self.eta = noise_level, draws, aggregate, eta
+        self.network, self.sampler, self.options = network, sampler, sampler.parse_options(options)
+        self.noise_level, self.draws, self.aggregate = noise_level, draws, aggregate
         self.sampler_steps, self.last_timestep = steps, last_timestep
         self.guide, self.guidance = guide, guidance
         # No buffer: it is read number by number, and some devices have no float64.
@@ -143,7 +139,7 @@ class DiffusionPurifier(nn.Module):
             if self.sampler.evaluations(self.noise_level, steps) <= evaluations:
                 fewer.sampler_steps = steps
                 return fewer
-        fewer.sampler, fewer.sampler_steps = ddim, evaluations
+        fewer.sampler, fewer.sampler_steps, fewer.options = ddim, evaluations, ddim.parse_options({})
         return fewer
 
     def forward(self, image: Tensor, *, generator: Generators = None) -> Tensor:
@@ -166,10 +162,9 @@ class DiffusionPurifier(nn.Module):
         t, x0 = self.noise_level - 1, image * 2 - 1
         diffusion = self.guided(x0)
         total, done, results = self.evaluations, 0, list[Tensor]()
-        options = {"eta": self.eta} if self.sampler.has_eta else {}
         for generators in split(generator, len(image), self.draws):
             x = diffusion.noised(x0, t, normal(x0, generators))
-            for after in self.sampler(diffusion, x, t, steps=self.sampler_steps, generators=generators, **options):
+            for after in self.sampler(diffusion, x, t, steps=self.sampler_steps, generators=generators, **self.options):
                 x, done = after, done + 1
                 if done < total:
                     yield PurifyStep(done, total, (x.detach() + 1) / 2)

@@ -12,8 +12,6 @@ from udc_defense.purifiers import register
 
 
 @register("one_step", evaluations=lambda noise_level, steps: 1)
-def one_step(
-    diffusion: Diffusion, x: Tensor, t: int, *, steps: int, generators: list[torch.Generator]
-) -> Iterator[Tensor]:
-    """One network evaluation, whatever `steps` says; no noise is drawn."""
+def one_step(diffusion: Diffusion, x: Tensor, t: int, *, generators: list[torch.Generator]) -> Iterator[Tensor]:
+    """One network evaluation, and no noise is drawn."""
     yield diffusion.clean(x, t, diffusion.predict(x, t))

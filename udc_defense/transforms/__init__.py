@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from udc_defense.transforms.base import TRANSFORMS, Strength, Transform, register
+from udc_defense.transforms.base import TRANSFORMS, Transform, register
 
 
 def load_transform(name: str, strength: float | None = None) -> Transform:
@@ -19,4 +19,4 @@ def load_transform(name: str, strength: float | None = None) -> Transform:
     return method() if strength is None else method(**{method.strength.name: strength})
 
 
-__all__ = ["TRANSFORMS", "Strength", "Transform", "load_transform", "register"]
+__all__ = ["TRANSFORMS", "Transform", "load_transform", "register"]

@@ -2,26 +2,15 @@
 
 from __future__ import annotations
 
-import inspect
-import re
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
 from udc_defense.errors import SettingError
+from udc_defense.options import Option, read_options
 from udc_defense.registry import Registry
 from udc_defense.tensors import check_image
-
-
-@dataclass(frozen=True)
-class Strength:
-    """The one parameter of a transform, as its signature and docstring say."""
-
-    name: str
-    default: float
-    words: str
 
 
 class Transform(nn.Module):
@@ -34,7 +23,7 @@ class Transform(nn.Module):
     """
 
     name: ClassVar[str]
-    strength: ClassVar[Strength]
+    strength: ClassVar[Option]
     evaluations = 0
 
     def __call__(self, image: Tensor, **options: Any) -> Tensor:
@@ -53,10 +42,7 @@ def register(name: str) -> Callable[[type[Transform]], type[Transform]]:
     """Decorator: put a transform with one keyword-only parameter, described under Args, into the registry."""
 
     def keep(method: type[Transform]) -> type[Transform]:
-        _, parameter = inspect.signature(method.__init__).parameters.values()  # self and the strength
-        described = re.search(rf"Args:\n\s+{parameter.name}: (.*?)(?:\n\n|\Z)", method.__doc__ or "", re.DOTALL)
-        words = " ".join(described[1].split()) if described else ""
-        method.name, method.strength = name, Strength(parameter.name, parameter.default, words)
+        method.name, (method.strength,) = name, read_options(method)
         return TRANSFORMS.register(name)(method)
 
     return keep
