@@ -579,6 +579,16 @@ def small(tmp_path: Path) -> str:
     return str(tmp_path / "tiny.png")
 
 
+def test_a_photo_that_is_cleaned_away_during_its_run_costs_nothing(small: str, here: Networks) -> None:
+    """Uploads are deleted after an hour, and a queue can be long."""
+    updates = Runs(here).run(small, attack="off", defense="off")
+    first = [next(updates), next(updates)]
+    Path(small).unlink()
+    *_, files = [*first, *updates][-1]
+    with zipfile.ZipFile(files["value"][0]) as archive:
+        assert {"photo.png", "recipe.json", "report.json"} <= set(archive.namelist())
+
+
 @pytest.mark.parametrize("threat", ["oblivious", "bpda"])
 @pytest.mark.parametrize("method", ATTACKS.names())
 def test_every_attack_runs_to_a_report(method: str, threat: str, small: str, here: Networks) -> None:

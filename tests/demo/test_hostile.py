@@ -118,10 +118,10 @@ BAD_PHOTOS: dict[str, tuple[Callable[[], bytes], str]] = {
     "svg": (lambda: SVG, NO_IMAGE),
     "svg with an entity": (lambda: ENTITIES, NO_IMAGE),
     "postscript": (lambda: b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\nshowpage\n", NO_IMAGE),
-    "pdf": (lambda: b"%PDF-1.7\n1 0 obj<<>>endobj\ntrailer<<>>\n%%EOF", NO_IMAGE),
+    "pdf": (lambda: b"%PDF-1.7\n1 0 obj<<>>endobj\ntrailer<<>>\n%%EOF", "The photo: is a PDF"),
     "pickle": (lambda: b"cos\nsystem\n(S'true'\ntR.", NO_IMAGE),
     "zip": (zipped, NO_IMAGE),
-    "header alone": (lambda: b"\x89PNG\r\n\x1a\n", NO_IMAGE),
+    "header alone": (lambda: b"\x89PNG\r\n\x1a\n", DAMAGED),
     "truncated png": (lambda: encoded(noise(64, 64))[:3000], DAMAGED),
     "truncated jpeg": (lambda: encoded(noise(64, 64), "JPEG")[:1000], DAMAGED),
     "truncated webp": (lambda: encoded(noise(64, 64), "WEBP")[:500], f"{NO_IMAGE}|{DAMAGED}"),
@@ -253,6 +253,13 @@ def test_the_cache_itself_is_no_photo(server: tuple[Visitor, Path]) -> None:
     refused(visitor.restore(file(str(cache))), "")
 
 
+def test_a_photo_that_has_been_cleaned_away_meanwhile(visitor: Visitor) -> None:
+    photo = visitor.upload(encoded(noise(8, 8)))
+    Path(photo["path"]).unlink()
+    for answer in (visitor.restore(photo), visitor.run(photo, steps=1)):
+        refused(answer, "no longer on this server, which keeps uploads for an hour: upload it again")
+
+
 # --- Choices ----------------------------------------------------------------------------------------------------------
 
 CHOICES: list[tuple[dict[str, Any], str]] = [
@@ -295,6 +302,47 @@ def test_choices_out_of_range(visitor: Visitor, fields: dict[str, Any], words: s
 
 
 # --- Requests ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["", " ", ".", "..", "/", "\0", "a" * 400, "C:\\photo.png"])
+def test_uploads_of_any_name(visitor: Visitor, name: str) -> None:
+    """An answer, and where there is none that can be used a sentence."""
+    answer = visitor.http.post("/gradio_api/upload", files={"files": (name, encoded(noise(8, 8)))})
+    if answer.status_code == 200:
+        assert visitor.restore(file(answer.json()[0])).status == 200
+    else:
+        assert answer.status_code == 400
+        assert_discreet(answer.json()["detail"])
+        assert (
+            name or answer.json()["detail"] == "The upload is not understood: it has to be a form of files with names."
+        )
+
+
+MANY: dict[str, Any] = {str(number): number for number in range(900_000)}
+
+
+@pytest.mark.parametrize(
+    "body",
+    [MANY, {"data": [MANY, None]}, {"data": [[0] * 900_000, None]}, {"data": [{"path": "a", "meta": MANY}, None]}],
+    ids=["alone", "as a photo", "as a list", "in a photo"],
+)
+def test_json_of_many_values_is_not_parsed(
+    visitor: Visitor, body: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    content, parse = json.dumps(body).encode(), json.loads
+    longest = 0
+
+    def watched(text: Any, *rest: Any, **more: Any) -> Any:
+        nonlocal longest
+        longest = max(longest, len(text))
+        return parse(text, *rest, **more)
+
+    monkeypatch.setattr("json.loads", watched)
+    for path in ("call/restore", "call/run", "queue/join", "run/restore"):
+        answer = visitor.http.post(f"/gradio_api/{path}", content=content, headers={"content-type": "application/json"})
+        assert (answer.status_code, len(answer.content) < 200) == (413, True)
+        assert answer.json()["detail"] == "The request has more than the 20000 values allowed."
+    assert longest < 10_000
 
 
 def test_inputs_that_are_too_few_or_no_list(visitor: Visitor) -> None:

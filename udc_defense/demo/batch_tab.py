@@ -105,7 +105,7 @@ class Batches:
     def _one(self, photo: str, choices: Choices, row: dict[str, Any], archive: Path, name: str) -> Iterator[str]:
         """One photo into the archive and its numbers into the row; yields words of progress."""
         settings, progress = choices.settings(), Progress(engine.phases(choices))
-        image, note = engine.read_photo(photo)
+        (image, _), content = engine.read_photo(photo), engine.content_of(photo)
         steps = engine.start(self.networks, image, choices, settings)
         try:
             for step in steps:
@@ -118,8 +118,9 @@ class Batches:
             row |= {f"{metric}_{key}": value for key, value in result.scores(metric).items()}
         row["seconds"] = round(sum(result.seconds.values()), 2)
         with tempfile.TemporaryDirectory(prefix="udc-batch-") as folder:
-            recipe = engine.recipe(self.networks, choices, settings, photo)
-            write_run(Path(folder), photo, result, recipe, engine.report(self.networks, choices, settings, result))
+            recipe = engine.recipe(self.networks, choices, settings, content)
+            report = engine.report(self.networks, choices, settings, result)
+            write_run(Path(folder), photo, content, result, recipe, report)
             with zipfile.ZipFile(archive, "a") as target:
                 for path in sorted(Path(folder).rglob("*.*")):
                     target.write(path, f"{name}/{path.relative_to(folder).as_posix()}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import re
 from typing import Any
 
@@ -22,6 +23,7 @@ log = logging.getLogger(__name__)
 
 MAX_JSON = 2 * MAX_BYTES  # a photo inside a `data:` URL is a third longer
 MAX_UPLOAD = (MOST + 1) * MAX_BYTES  # of a batch, and what is said around its photos
+MOST_VALUES = 20_000
 FOREIGN = re.compile(r"/file[=/]https?:")  # gradio would fetch the page and hand it on
 
 
@@ -42,12 +44,16 @@ class Door:
         if name := listener(scope):
             with self.listeners.present(name):
                 return await self.app(scope, receive, send)
-        counted = Counted(receive, send, _most(scope["path"]))
+        counted = Counted(receive, send, _most(scope["path"]), _most_values(scope["path"]))
         try:
             await self.app(scope, counted.receive, counted.send)
         except ClientDisconnect:
             if not counted.excessive:
                 raise
+        except Exception:  # of gradio, for which a form without files is one
+            if counted.started:
+                raise
+            await _not_understood(scope["path"])(scope, receive, send)
         finally:
             self.listeners.watch()
         if counted.excessive and not counted.started:
@@ -55,17 +61,19 @@ class Door:
 
 
 class Counted:
-    """A request whose bytes are counted as they arrive, whatever its headers say; past `most` no more are read."""
+    """A request whose bytes and values are counted as they arrive, whatever its headers say; then no more are read."""
 
-    def __init__(self, receive: Receive, send: Send, most: int) -> None:
-        self._receive, self._send, self.most = receive, send, most
-        self.bytes, self.started = 0, False
+    def __init__(self, receive: Receive, send: Send, most: int, most_values: float = math.inf) -> None:
+        self._receive, self._send, self.most, self.most_values = receive, send, most, most_values
+        self.bytes, self.values, self.started = 0, 0, False
 
     @property
     def excessive(self) -> bool:
-        return self.bytes > self.most
+        return self.bytes > self.most or self.values > self.most_values
 
     def refusal(self) -> JSONResponse:
+        if self.values > self.most_values:
+            return _answer(f"The request has more than the {self.most_values} values allowed.", 413)
         return _answer(f"The request has more than the {self.most / 1e6:g} MB allowed.", 413)
 
     async def receive(self) -> Message:
@@ -73,7 +81,9 @@ class Counted:
         if self.excessive:
             return {"type": "http.disconnect"}
         message = await self._receive()
-        self.bytes += len(message.get("body", b""))
+        body = message.get("body", b"")
+        self.bytes += len(body)
+        self.values += body.count(b",") + body.count(b"[") + body.count(b"{")  # each value follows one of them
         return {"type": "http.disconnect"} if self.excessive else message
 
     async def send(self, message: Message) -> None:
@@ -96,7 +106,24 @@ def _refusal(scope: Scope) -> JSONResponse | None:
 
 
 def _most(path: str) -> int:
-    return MAX_UPLOAD if path.rstrip("/").endswith("/upload") else MAX_JSON
+    return MAX_UPLOAD if _is_upload(path) else MAX_JSON
+
+
+def _most_values(path: str) -> float:
+    """Of JSON, each of whose values costs a hundred times its length; files may have any bytes."""
+    return math.inf if _is_upload(path) else MOST_VALUES
+
+
+def _not_understood(path: str) -> JSONResponse:
+    """What is said instead of an error that is being handled."""
+    if _is_upload(path):
+        log.info("an upload was refused", exc_info=True)
+        return _answer("The upload is not understood: it has to be a form of files with names.", 400)
+    return _answer(unknown(), 500)
+
+
+def _is_upload(path: str) -> bool:
+    return path.rstrip("/").endswith("/upload")
 
 
 def _answer(sentence: str, status: int) -> JSONResponse:

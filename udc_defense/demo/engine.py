@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,9 +16,10 @@ from udc_defense.demo.choices import MAX_NOISE_LEVEL, PURIFIER_STEPS, Choices
 from udc_defense.demo.networks import Networks
 from udc_defense.device import best_device
 from udc_defense.errors import ImageError, SettingError
+from udc_defense.formats.content import read_content
 from udc_defense.images import read_image
 from udc_defense.photo import stages
-from udc_defense.photo.recipe import Recipe, fitted, photo_sum
+from udc_defense.photo.recipe import Recipe, fitted
 from udc_defense.photo.report import new_report
 from udc_defense.photo.result import Result
 from udc_defense.photo.settings import Settings
@@ -95,14 +97,29 @@ def total_cost(choices: Choices) -> float:
     return sum(phase.total for phase in phases(choices))
 
 
+def content_of(path: str) -> bytes:
+    """A visitor's file, for what is done with it after a run, when it may have been cleaned away.
+
+    Raises:
+        ImageError: it has been already, or is larger than allowed.
+    """
+    try:
+        if (size := Path(path).stat().st_size) > MAX_BYTES:
+            raise ImageError(f"the photo has {size / 1e6:.1f} MB, more than the {MAX_BYTES / 1e6:g} MB allowed.")
+        return read_content(path, MAX_BYTES)
+    except (OSError, ValueError) as error:
+        raise ImageError(
+            "the photo is no longer on this server, which keeps uploads for an hour: upload it again."
+        ) from error
+
+
 def read_photo(path: str) -> tuple[Tensor, str]:
     """A visitor's photo (1, 3, H, W), no larger than this machine can take, and a note where it was made smaller.
 
     Raises:
         ImageError: it is no image, or larger than allowed.
     """
-    if (size := Path(path).stat().st_size) > MAX_BYTES:
-        raise ImageError(f"the photo has {size / 1e6:.1f} MB, more than the {MAX_BYTES / 1e6:g} MB allowed.")
+    content_of(path)
     photo = read_image(path)
     smaller = fitted(photo, MAX_SIDE[best_device()])
     if smaller is photo:
@@ -152,12 +169,12 @@ def report(networks: Networks, choices: Choices, settings: Settings, result: Res
     return new_report(settings, facts, checkpoints, captured=choices.captured) | {"images": [result.report()]}
 
 
-def recipe(networks: Networks, choices: Choices, settings: Settings, path: str) -> Recipe:
-    """What `udc-defense run --recipe` needs to do this run again."""
+def recipe(networks: Networks, choices: Choices, settings: Settings, photo: bytes) -> Recipe:
+    """What `udc-defense run --recipe` needs to do this run again; `photo` is the file."""
     labels = {kind: networks.label(kind, choices) for kind in networks.used(choices)}
     sums = networks.sums(choices)
     return Recipe(
-        photo=photo_sum(path),
+        photo=hashlib.sha256(photo).hexdigest(),
         captured=choices.captured,
         max_side=MAX_SIDE[best_device()],
         settings=settings,

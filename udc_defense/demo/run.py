@@ -91,7 +91,7 @@ class Runs:
         settings = choices.settings()
         cleared: Update = ("", [], "", gr.update(value=None, visible=False), None, gr.update(value=None, visible=False))
         yield (status("running", "Reading the photo"), *cleared)
-        image, note = engine.read_photo(path)
+        (image, note), content = engine.read_photo(path), engine.content_of(path)
         progress = Progress(engine.phases(choices))
         yield _line(progress.line())
         if fields["restorer"] or fields["purifier"]:
@@ -109,8 +109,8 @@ class Runs:
             steps.close()  # type: ignore[attr-defined]
         done = status("done", f"Done in {progress.seconds:.0f} s · seed {settings.seed}", 1.0)
         report = engine.report(self.networks, choices, settings, result)
-        recipe = engine.recipe(self.networks, choices, settings, path)
-        files = gr.update(value=downloads(path, result, recipe, report), visible=True)
+        recipe = engine.recipe(self.networks, choices, settings, content)
+        files = gr.update(value=downloads(path, content, result, recipe, report), visible=True)
         # Whole once more: a client of the API gets the last update only.
         yield (*_everything(done, result, settings, note, limit)[:-2], report, files)
 
