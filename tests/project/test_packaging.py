@@ -94,6 +94,8 @@ def test_readme_front_matter_configures_a_space(
 def test_version_is_the_same_everywhere(project: dict[str, Any]) -> None:
     changelog = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
     assert udc_defense.__version__ == project["version"]
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
+    assert (citation["version"], citation["license"]) == (project["version"], project["license"])
     assert f"## [{project['version']}]" in changelog
 
 
