@@ -40,6 +40,22 @@ Layout = Callable[[np.ndarray, np.ndarray], np.ndarray]
 Channels = tuple[float, float, float]  # red, green, blue
 
 
+@dataclass(frozen=True)
+class Lens:
+    """The camera behind the panel; lengths in µm.
+
+    Attributes:
+        focal_length, diameter: of the lens, in focus at infinity.
+        pixel: side of a pixel of the capture.
+        spectrum: per channel, lines of (wavelength, weight).
+    """
+
+    focal_length: float = FOCAL_LENGTH
+    diameter: float = LENS_DIAMETER
+    pixel: float = PIXEL
+    spectrum: tuple[tuple[tuple[float, float], ...], ...] = SPECTRUM
+
+
 @dataclass(frozen=True, eq=False)
 class Panel:
     """A display in front of the lens: one with a layout, whose PSF is computed on first use, or one with a known PSF.
@@ -109,29 +125,30 @@ def fraunhofer(
     return (field.abs().double() ** 2) * step**4
 
 
-def lens_aperture(layout: Layout) -> Tensor:
+def lens_aperture(layout: Layout, diameter: float = LENS_DIAMETER) -> Tensor:
     """The panel's amplitude inside the lens's circular pupil, float32 (N, N)."""
-    count = math.ceil(LENS_DIAMETER / APERTURE_STEP) + 2
+    count = math.ceil(diameter / APERTURE_STEP) + 2
     axis = (np.arange(count) - (count - 1) / 2) * APERTURE_STEP
     x, y = np.meshgrid(axis, axis)
-    pupil = np.hypot(x, y) <= LENS_DIAMETER / 2
+    pupil = np.hypot(x, y) <= diameter / 2
     return torch.from_numpy((layout(x, y) * pupil).astype(np.float32))
 
 
-def compute_psf(layout: Layout, *, radius: int = PSF_RADIUS) -> Tensor:
-    """PSF (3, 2·radius+1, 2·radius+1), float32, each channel of unit sum."""
-    aperture = lens_aperture(layout)
+def compute_psf(layout: Layout, *, radius: int = PSF_RADIUS, lens: Lens | None = None) -> Tensor:
+    """PSF (3, 2·radius+1, 2·radius+1), float32, each channel of unit sum; behind a phone's lens by default."""
+    lens = lens or Lens()
+    aperture = lens_aperture(layout, lens.diameter)
     size = 2 * radius + 1
     channels = []
-    for lines in SPECTRUM:
+    for lines in lens.spectrum:
         intensity = torch.zeros(size * SUBSAMPLES, size * SUBSAMPLES, dtype=torch.float64)
         for wavelength, weight in lines:
             line = fraunhofer(
                 aperture,
                 step=APERTURE_STEP,
                 wavelength=wavelength,
-                focal_length=FOCAL_LENGTH,
-                pitch=PIXEL / SUBSAMPLES,
+                focal_length=lens.focal_length,
+                pitch=lens.pixel / SUBSAMPLES,
                 size=size * SUBSAMPLES,
             )
             intensity += weight / wavelength**2 * line

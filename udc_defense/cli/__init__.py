@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from udc_defense import __version__
-from udc_defense.cli import certify, demo, distill, evaluate, export, models, photos, report, results, training
+from udc_defense.cli import certify, demo, distill, evaluate, export, models, panels, photos, report, results, training
 from udc_defense.cli.common import complain
 from udc_defense.errors import UDCDefenseError
 
@@ -46,6 +46,6 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=__version__)
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
-    for module in (photos, demo, training, certify, distill, evaluate, models, export, results, report):
+    for module in (photos, panels, demo, training, certify, distill, evaluate, models, export, results, report):
         module.add(commands)
     return parser
