@@ -11,6 +11,8 @@ from PIL import Image
 
 from udc_defense import cli, load_restorer
 from udc_defense.noise import seeded
+from udc_defense.restorers.lipschitz import LipschitzRestorer
+from udc_defense.restorers.lipschitz_layers import GradientStep, squared_norm
 from udc_defense.restorers.nafnet import NAFNet
 
 TINY = ("width=4", "encoder_blocks=[1, 1]", "middle_blocks=1", "decoder_blocks=[1, 1]", "window=32")
@@ -37,6 +39,20 @@ def test_a_network_of_the_zoo(pairs: list[str], tmp_path: Path) -> None:
     trained = load_restorer(out / "restorer")
     assert isinstance(trained, NAFNet) and trained.config["width"] == 4 and trained.config["window"] == 32
     assert json.loads((out / "restorer" / "training.json").read_text())["steps"] == 1
+
+
+def test_a_network_of_bounded_gain_keeps_it(pairs: list[str], tmp_path: Path) -> None:
+    """Steps as large as these lead every convolution out of bounds."""
+    chosen = ["gain=1.2", "widths=[14]", "hidden=[10]", "sent=[]", "steps=[1]"]
+    options = [flag for text in chosen for flag in ("--option", text)]
+    fast = ["--steps", "3", "--learning-rate", "0.3"]
+    assert train(pairs, tmp_path / "run", "--architecture", "lipschitz", *options, *fast) == 0
+    trained = load_restorer(tmp_path / "run" / "restorer")
+    assert isinstance(trained, LipschitzRestorer)
+    assert 0 < trained.lipschitz_bound <= 1.2
+    assert trained.config["certified"] == trained.lipschitz_bound
+    largest = max(float(squared_norm(step.weight)) for step in trained.modules() if isinstance(step, GradientStep))
+    assert 0.5 < largest <= 1, "scaled back"
 
 
 @pytest.mark.parametrize(

@@ -43,6 +43,12 @@ class Restorer(ModelMixin, ConfigMixin):
         stride = self.stride or self.multiple
         return apply_tiled(self._whole, image, size=self.tile_size, overlap=self.tile_overlap, stride=stride)
 
+    def constrain(self) -> None:
+        """Called before training and after each of its steps, without gradients: bring weights back where they must be.
+
+        Most may be anywhere.
+        """
+
     def check(self) -> None:
         """Called once weights are loaded.
 

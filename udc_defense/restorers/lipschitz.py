@@ -8,6 +8,7 @@ whatever image grows by at most L ε.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch.nn.functional as F
 from diffusers.configuration_utils import register_to_config
@@ -68,6 +69,15 @@ class LipschitzRestorer(Restorer):
         promised = self.config["certified"]
         if promised is not None and not self.lipschitz_bound <= promised:
             raise CheckpointError(f"its weights have a gain of up to {self.lipschitz_bound:.6g}, not {promised:.6g}.")
+
+    def constrain(self) -> None:
+        """A step of training leaves convolutions of any norm; scale them back."""
+        self.network.project()
+
+    def save_pretrained(self, *arguments: Any, **options: Any) -> None:
+        """As diffusers does; the configuration promises the bound that the weights have."""
+        self.register_to_config(certified=self.lipschitz_bound)
+        super().save_pretrained(*arguments, **options)
 
     def forward(self, image: Tensor) -> Tensor:
         """Capture (B, 3, H, W) to restored image, both tone-mapped. Nothing is clamped; metrics and files clamp."""

@@ -28,6 +28,7 @@ GRAM_POWER = 4  # k: at random weights the bound of ‖V‖² is 1.3 to 1.7 time
 PERRON_ITERATIONS = 30
 ROUNDING = 1e-9  # relative, of bounds in float64; that of the sums below is under 1e-10
 SAFETY = 1e-6  # weights are folded so much below a norm of 1; their rounding to float32 is a tenth of it
+MARGIN = 1e-5  # the same of a projection in float32
 MOST_GAIN = 0.97  # at first; where the sine is flat, nothing would be learned
 
 
@@ -207,6 +208,14 @@ class LipschitzNetwork(nn.Module):
                     parametrize.remove_parametrizations(module, name, leave_parametrized=True)
                     getattr(module, name).data *= 1 - SAFETY
         return self.float()
+
+    @torch.no_grad()
+    def project(self) -> None:
+        """Bring weights that a step of training has led out of bounds back, in place, in float32."""
+        self.gain.clamp_(-1, 1)
+        for step in self.modules():
+            if isinstance(step, GradientStep) and (square := float(squared_norm(step.weight))) > 1:
+                step.weight.mul_((1 - MARGIN) / square**0.5)
 
     def lipschitz(self) -> float:
         """A bound of the gain from the weights as they are, in exact arithmetic: L, if nobody touched them."""

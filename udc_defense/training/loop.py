@@ -26,6 +26,7 @@ from udc_defense.errors import OutputError, SettingError
 from udc_defense.noise import seeded
 from udc_defense.output import append, locked, write_file, write_json, writing
 from udc_defense.provenance import hardware
+from udc_defense.restorers.base import Restorer
 from udc_defense.training.data import join
 
 WARM_UP = 300
@@ -114,6 +115,7 @@ def _steps(
     optimizer = torch.optim.AdamW(network.parameters(), lr=settings.learning_rate, betas=(0.9, 0.99), weight_decay=1e-4)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _warm_cosine(step, settings.steps))
     network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    constrain(network)
     network, optimizer = accelerator.prepare(network, optimizer)
     average = EMAModel(network.parameters(), decay=settings.ema_decay, use_ema_warmup=True, power=0.75)
     average.to(accelerator.device)
@@ -146,6 +148,7 @@ def _steps(
             accelerator.clip_grad_norm_(network.parameters(), 1.0)
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
+            constrain(network)
         schedule.step()
         average.step(network.parameters())
         progress = Progress(step, settings.steps, mean, time.monotonic() - clock)
@@ -160,6 +163,7 @@ def _steps(
     accelerator.end_training()
     if accelerator.is_main_process:
         average.copy_to(network.parameters())
+        constrain(network)  # where bounds are of another shape, a mean of weights within them is not
         seconds = time.monotonic() - clock
         finish(accelerator.unwrap_model(network), _facts(settings, seconds, accelerator))
 
@@ -180,6 +184,12 @@ def bare(network: nn.Module) -> nn.Module:
     Whoever differentiates with respect to an image calls it so, as attacks do: nothing is shared then.
     """
     return getattr(network, "module", network)
+
+
+def constrain(network: nn.Module) -> None:
+    """Bring the weights of a network that has bounds back within them."""
+    if isinstance(plain := bare(network), Restorer):
+        plain.constrain()
 
 
 def read_log(out: Path) -> list[Progress]:
