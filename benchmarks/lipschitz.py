@@ -139,8 +139,11 @@ def main(scenes: Path, split: str, out: Path, names: list[str]) -> None:
         found += rows(name, model, pairs, ATTACKED)
         print(table(found[-len(pairs) :]).splitlines()[-1], flush=True)
     print(table(found))
-    head = {"command": "python " + " ".join(["benchmarks/lipschitz.py", "SCENES", split, out.name, *names])}
-    head |= {"checkpoints": {name: weights_sum(name, "restorer") for name in names}, "versions": versions()}
+    head = {
+        "command": "python "
+        + " ".join(["benchmarks/lipschitz.py", "SCENES", split, out.name, *(Path(name).name for name in names)])
+    }
+    head |= {"checkpoints": {Path(name).name: weights_sum(name, "restorer") for name in names}, "versions": versions()}
     write_file(
         out, (json.dumps(head | {"split": split, "table": table(found), "rows": found}, indent=1) + "\n").encode()
     )
