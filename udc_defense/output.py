@@ -6,13 +6,15 @@ import contextlib
 import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, TextIO
 
 from udc_defense.errors import OutputError, UDCDefenseError
 
 LOCK = ".lock"
+
+_protected: set[tuple[int, int]] = set()  # device and number of files that must stay as they are
 
 
 @contextlib.contextmanager
@@ -35,13 +37,48 @@ def writing(path: Path | str, kept: str = "") -> Iterator[None]:
         raise OutputError(f"{path}: cannot be written ({_reason(error)}){kept}.") from error
 
 
+@contextlib.contextmanager
+def protecting() -> Iterator[None]:
+    """Until its end, no file that `protect` names is written over."""
+    before = set(_protected)
+    try:
+        yield
+    finally:
+        _protected.clear()
+        _protected.update(before)
+
+
+def protect(paths: Iterable[Path]) -> None:
+    """Refuse to write over these files, however their paths are spelled."""
+    for path in paths:
+        with contextlib.suppress(OSError, ValueError):
+            _protected.add(_identity(path))
+
+
+def _identity(path: Path) -> tuple[int, int]:
+    status = os.stat(path)
+    return status.st_dev, status.st_ino
+
+
+def check_free(path: Path) -> None:
+    """Refuse a path that `protect` names.
+
+    Raises:
+        OutputError: it is one.
+    """
+    with contextlib.suppress(OSError, ValueError):
+        if _protected and _identity(path) in _protected:
+            raise OutputError(f"{path}: is an input of this command; name another place to write to.")
+
+
 def write_file(path: Path | str, data: bytes) -> None:
     """Write a file in one step: a full disk or a kill leaves the old file, never half a new one.
 
     Raises:
-        OutputError: it cannot be written.
+        OutputError: it cannot be written, or is an input.
     """
     path = Path(path)
+    check_free(path)
     temporary = path.parent / f".{path.name}.{os.getpid()}.tmp"
     try:
         with writing(path):
@@ -102,7 +139,7 @@ def locked(folder: Path) -> Iterator[None]:
     Raises:
         OutputError: another process has it, or it cannot be written.
     """
-    path = folder / LOCK
+    path, is_new = folder / LOCK, not folder.exists()
     with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
         file, owner = _take(path)
@@ -114,6 +151,9 @@ def locked(folder: Path) -> Iterator[None]:
         finally:
             if not owner:
                 path.unlink(missing_ok=True)
+            if is_new:
+                with contextlib.suppress(OSError):  # it holds something now
+                    folder.rmdir()
 
 
 def _take(path: Path) -> tuple[TextIO, str]:

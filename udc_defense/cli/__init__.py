@@ -8,15 +8,17 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from udc_defense import __version__
 from udc_defense.cli import certify, demo, distill, evaluate, export, models, panels, photos, report, results, training
 from udc_defense.cli.common import complain
 from udc_defense.errors import UDCDefenseError
+from udc_defense.output import protect, protecting
 
 INTERRUPTED = 130
+NETWORKS = ("restorer", "denoiser")  # flags that name a network, perhaps by its folder
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -27,7 +29,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if ":" in str(getattr(options, "restorer", "")) and not sys.flags.safe_path:
             # A module of the current folder, as of `python -m`; last, so that it hides nothing that is installed.
             sys.path.append(str(Path.cwd()))
-        return options.command(options)
+        with protecting():
+            protect(_inputs(options))
+            return options.command(options)
     except UDCDefenseError as error:
         return complain(error)
     except KeyboardInterrupt:
@@ -38,6 +42,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 1
     except OSError as error:
         return complain(f"{error.filename or 'a file'}: {error.strerror or error}.")
+
+
+def _inputs(options: argparse.Namespace) -> Iterator[Path]:
+    """Every file that is named, and those of a network's folder; nothing of it is ever written over."""
+    for name, value in vars(options).items():
+        for one in value if isinstance(value, list) else [value]:
+            if name in ("out", "arguments") or not isinstance(one, str | Path):
+                continue
+            yield Path(one)
+            yield Path(str(one).partition(":")[2])  # targeted:FILE
+            if name in NETWORKS and Path(one).is_dir():
+                yield from Path(one).iterdir()
 
 
 def _parser() -> argparse.ArgumentParser:

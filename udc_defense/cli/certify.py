@@ -11,8 +11,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from udc_defense.cli.common import device, each, say, sources, write_json
-from udc_defense.cli.flags import add_common, add_crop_list, add_defense, add_pairs, add_panel, command
+from udc_defense.cli.common import REPORT, device, each, say, sources, write_json, write_numbers
+from udc_defense.cli.flags import add_common, add_crop_list, add_defense, add_pairs, add_panel, command, radius, unit
+from udc_defense.cli.progress import Meter
 from udc_defense.errors import SettingError
 
 if TYPE_CHECKING:
@@ -33,7 +34,7 @@ COMPARED = 4  # of L-infinity, in 1/255: the usual attack
 def add(commands: Any) -> None:
     """Add `certify` and `certification`."""
     certify = command(commands, "certify", _certify, "bounds of PSNR that no attack within a radius can break")
-    certify.add_argument("images", nargs="*", type=Path, metavar="IMAGE", help="photos to certify")
+    certify.add_argument("images", nargs="*", type=Path, metavar="PHOTO", help="photos to certify, or folders of such")
     certify.add_argument("--captured", action="store_true", help="the photos were taken by an under-display camera")
     add_pairs(certify)
     add_panel(certify)
@@ -45,7 +46,7 @@ def add(commands: Any) -> None:
     )
     certify.add_argument(
         "--eps",
-        type=float,
+        type=radius,
         action="append",
         help="largest change of a value in units of 1/255, of method lipschitz; repeat for more (default 1, 2, 4, 8)",
     )
@@ -59,7 +60,7 @@ def add(commands: Any) -> None:
     certify.add_argument("--confidence", type=float, default=0.999, help="confidence of each bound (default 0.999)")
     families = "family of the noise: gaussian (default), laplace or uniform"
     certify.add_argument("--noise", default="gaussian", metavar="FAMILY", help=families)
-    certify.add_argument("--sigma", type=float, default=0.05, help="standard deviation of the noise (default 0.05)")
+    certify.add_argument("--sigma", type=unit, default=0.05, help="deviation of the noise: 0.05 (default), 12/255")
     certify.add_argument("--samples", type=int, default=1000, help="samples of the noise (default 1000)")
     certify.add_argument("--batch", type=int, default=4, help="samples that a network takes at once (default 4)")
     certify.add_argument(
@@ -81,16 +82,13 @@ def add(commands: Any) -> None:
 
 def _certification(options: argparse.Namespace) -> int:
     """An interrupted run goes on where it stopped."""
-    from tqdm import tqdm
-
     from udc_defense.evaluation.certification_suite import Suite
 
     given = options.scenes, options.crops, "default", options.surrogate, options.seed, options.out
     suite = Suite(*given, workers=options.workers)
-    with tqdm(unit="certificate", disable=None) as bar:
+    with Meter("certificate") as meter:
         for done, total in suite.run():
-            bar.total = total
-            bar.update(done - bar.n)
+            meter.at(done, total)
     write_json(options.out / "certification.json", suite.results())
     suite.partial.unlink(missing_ok=True)
     say(str(options.out / "certification.json"))
@@ -133,7 +131,8 @@ def _certify(options: argparse.Namespace) -> int:
             row = {"key": key, "image": photo.name, "has_truth": result.has_truth} | certificate.report()
             row["width_factors"] = _save_images(certificate, result, folder)
         report["images"].append(row)
-        write_json(options.out / "report.json", report)
+        write_json(options.out / REPORT, report)
+        write_numbers(options.out, report["images"])
         (folder / f".samples-{key[:16]}.u16").unlink(missing_ok=True)
         _print_row(row, result, settings)
 
@@ -196,12 +195,9 @@ def _measured(model: nn.Module, result: Result, settings: Certification, file: P
 
 def _watch(steps: Iterator[Step], name: str) -> Certificate:
     """Drain the steps under a progress bar."""
-    from tqdm import tqdm
-
-    with tqdm(disable=None, leave=False, unit="sample", desc=f"{name}: sampling") as bar:
+    with Meter("sample", words=f"{name}: sampling", leave=False) as meter:
         for state in steps:
-            bar.total = state.total
-            bar.update(state.done - bar.n)
+            meter.at(state.done, state.total)
     assert state.certificate is not None
     return state.certificate
 

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from udc_defense.cli.common import each, say, sources, write_json
+from udc_defense.cli.common import REPORT, each, say, sources, write_json, write_numbers
 
 if TYPE_CHECKING:
     from udc_defense.certification.lipschitz import LipschitzCertificate
@@ -42,7 +42,8 @@ def certify(options: argparse.Namespace) -> int:
         write_png(captured, folder / "captured.png")
         write_png(certificate.image.float(), folder / "restored.png")
         report["images"].append({"image": photo.name, "has_truth": result.has_truth} | certificate.report())
-        write_json(options.out / "report.json", report)
+        write_json(options.out / REPORT, report)
+        write_numbers(options.out, report["images"])
         _print(photo.name, certificate, result.has_truth)
 
     return each(sources(options), options.out, process)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -35,6 +36,7 @@ def add_restorer(parser: Flags) -> None:
 def add_output(parser: Flags) -> None:
     parser.add_argument("--device", default="auto", help="device to compute on: auto (default), cpu, cuda or mps")
     parser.add_argument("--seed", type=int, default=0, help="seed of all random numbers (default 0)")
+    parser.add_argument("--recursive", action="store_true", help="take the photos of a folder's folders, too")
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder that the results go to")
 
 
@@ -78,7 +80,7 @@ def add_attack(parser: Flags) -> None:
         metavar="NAME=VALUE",
         help="an option of the attack's own, see `udc-defense attack --list`; repeat for more",
     )
-    parser.add_argument("--eps", type=float, help="radius of the attack in units of 1/255 (default 4)")
+    parser.add_argument("--eps", type=radius, help="radius of the attack in 1/255; 4/255 is 4, too (default 4)")
     parser.add_argument("--steps", type=int, help="steps of the attack (default: what the attack is used to)")
     parser.add_argument("--norm", choices=("linf", "l2"), help="norm of the attack's radius (default linf)")
     parser.add_argument(
@@ -121,3 +123,29 @@ def add_crop_list(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--crops", type=Path, required=True, metavar="FILE")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, default=Path("results"), metavar="DIR")
+
+
+def radius(text: str) -> float:
+    """A radius in units of 1/255, from `4` or `4/255`; one that is meant in units of the whole range gets a warning."""
+    value = _number(text)
+    if 0 < value < 0.5 and "/" not in text:
+        sys.stderr.write(
+            f"udc-defense: --eps {text} is {text}/255, less than a file of 8 bits can hold; 4/255 is --eps 4.\n"
+        )
+    return value
+
+
+def unit(text: str) -> float:
+    """A number of the range of an image, [0, 1], from `0.05` or `12/255`."""
+    value = _number(text) / (255 if "/" in text else 1)
+    if value > 1:
+        raise argparse.ArgumentTypeError(f"{text} is above 1, but images are in [0, 1]; {text} of 255 is {text}/255")
+    return value
+
+
+def _number(text: str) -> float:
+    """What stands before /255, if anything does."""
+    number, slash, levels = text.partition("/")
+    if slash and levels.strip() != "255":
+        raise argparse.ArgumentTypeError(f"{text!r} is neither a number nor one of 255ths, such as 4/255")
+    return float(number)

@@ -3,13 +3,26 @@
 from __future__ import annotations
 
 import argparse
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from udc_defense.cli.common import device, each, name_and_value, save, say, sources, write_json
+from udc_defense.cli.common import (
+    REPORT,
+    device,
+    each,
+    name_and_value,
+    named_photos,
+    photos_of,
+    save,
+    say,
+    sources,
+    write_json,
+    write_numbers,
+)
 from udc_defense.cli.flags import (
     add_attack,
     add_common,
@@ -21,6 +34,7 @@ from udc_defense.cli.flags import (
     command,
 )
 from udc_defense.cli.lists import ListAttacks, ListPanels, ListPurifiers
+from udc_defense.cli.progress import Meter
 from udc_defense.errors import SettingError
 
 if TYPE_CHECKING:
@@ -42,14 +56,14 @@ STAGE_WORDS = {
 }
 
 # What may be said beside a recipe: where things are here.
-BESIDE_A_RECIPE = {"recipe", "images", "out", "device", "restorer", "defense"}
+BESIDE_A_RECIPE = {"recipe", "images", "recursive", "out", "device", "restorer", "defense"}
 
 
 def add(commands: Any) -> None:
     """Add the commands."""
     run = command(commands, "run", _run, "capture, attack, purify and restore photos; PNGs and report.json")
     photos = run.add_argument_group("photos and captures")
-    photos.add_argument("images", nargs="*", type=Path, metavar="IMAGE", help="photos to work on")
+    photos.add_argument("images", nargs="*", type=Path, metavar="PHOTO", help="photos to work on, or folders of such")
     photos.add_argument("--captured", action="store_true", help="the photos were taken by an under-display camera")
     add_pairs(photos)
     add_panel(photos)
@@ -94,7 +108,7 @@ def _one_stage_command(
     commands: Any, name: str, function: Callable[[argparse.Namespace], int], words: str
 ) -> argparse.ArgumentParser:
     parser = command(commands, name, function, words)
-    parser.add_argument("images", nargs="+", type=Path, metavar="IMAGE", help="images to work on")
+    parser.add_argument("images", nargs="+", type=Path, metavar="PHOTO", help="photos to work on, or folders of such")
     parser.add_argument("--bits", type=int, choices=(8, 16), default=8, help="bits per channel of the PNGs (default 8)")
     return parser
 
@@ -145,14 +159,15 @@ def _run_recipe(parser: argparse.ArgumentParser, options: argparse.Namespace) ->
     checkpoints = checkpoints_of(defense, names["restorer"], purification)
     facts = purification.facts() if purification else None
     report = new_report(recipe.settings, facts, checkpoints, captured=recipe.captured)
-    for path in options.images:
+    named = [path for path, _ in named_photos(options)]
+    for path in named:
         if path.is_file() and photo_sum(path) != recipe.photo:
             say(f"{path.name}: not the photo of the recipe; its settings are applied all the same")
 
     def process(photo: Photo, folder: Path) -> None:
         _process(defense, recipe.settings, report, options.out, replace(photo, name=recipe.name), folder)
 
-    return each(map(recipe.photo_at, options.images), options.out, process)
+    return each([recipe.photo_at(path) for path in named], options.out, process)
 
 
 def _weights_of(spec: str, wanted: Purification | None) -> str:
@@ -169,13 +184,18 @@ def _process(
     defense: Defense, settings: Settings, report: dict[str, Any], out: Path, photo: Photo, folder: Path
 ) -> None:
     """One photo; report.json is rewritten after each, so that an interruption loses nothing."""
+    from udc_defense.output import check_free
     from udc_defense.photo import stages
+    from udc_defense.photo.result import STAGES
 
+    for stage in STAGES:
+        check_free(folder / f"{stage}.png")
     result = _watch(stages.run(defense, settings, photo.name, **photo.load()), photo.name)
     for stage, image in result.images.items():
         save(image, folder / f"{stage}.png")
     report["images"].append(result.report())
-    write_json(out / "report.json", report)
+    write_json(out / REPORT, report)
+    write_numbers(out, report["images"])
     _print_scores(report["images"][-1], report["detector"])
 
 
@@ -239,15 +259,25 @@ def _restore(options: argparse.Namespace) -> int:
 
 
 def _one_stage(options: argparse.Namespace, change: Callable[[Tensor, str], Tensor]) -> int:
-    """Read, change and write every image as OUT/STEM.png."""
-    from udc_defense.photo.source import from_file
+    """Read, change and write every image as OUT/STEM.png; of several, a table says which is which."""
+    from udc_defense.output import check_free
+
+    photos, rows = photos_of(options, captured=True), list[dict[str, Any]]()
 
     def process(photo: Photo, folder: Path) -> None:
         target = folder.with_name(folder.name + ".png")
-        save(change(photo.load()["captured"], photo.name), target, options.bits)
+        check_free(target)
+        started, image = time.monotonic(), photo.load()["captured"]
+        save(change(image, photo.name), target, options.bits)
+        height, width = image.shape[-2:]
+        seconds = round(time.monotonic() - started, 3)
+        written = target.relative_to(options.out).as_posix()
+        rows.append({"image": photo.name, "written": written, "width": width, "height": height, "seconds": seconds})
+        if len(photos) > 1:
+            write_numbers(options.out, rows)
         say(str(target))
 
-    return each([from_file(path, captured=True) for path in options.images], options.out, process)
+    return each(photos, options.out, process)
 
 
 def _defense(options: argparse.Namespace) -> Defense:
@@ -277,17 +307,10 @@ def _settings(options: argparse.Namespace) -> Settings:
 
 
 def _watch(steps: Iterator[Any], name: str) -> Result:
-    """Drain the steps of one photo under a progress bar."""
-    from tqdm import tqdm
-
-    stage = ""
-    with tqdm(disable=None, leave=False, bar_format="{desc} {bar} {n_fmt}/{total_fmt} [{remaining} left]") as bar:
+    """Drain the steps of one photo and show how far it is."""
+    with Meter("step", leave=False) as meter:
         for state in steps:
-            if state.stage != stage:
-                stage = state.stage
-                bar.reset(total=state.steps)
-                bar.set_description(f"{name}: {STAGE_WORDS[stage]}")
-            bar.update(state.step - bar.n)
+            meter.at(state.step, state.steps, f"{name}: {STAGE_WORDS[state.stage]}")
     return state.result
 
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from udc_defense.checkpoints.resolve import HUB_ID
 from udc_defense.cli.common import json_setting, name_and_value, say
 from udc_defense.cli.flags import RESTORER, add_defense, add_pairs, add_panels, command
+from udc_defense.cli.progress import Meter
 from udc_defense.errors import SettingError
 
 if TYPE_CHECKING:
@@ -242,13 +243,11 @@ def _purifier(options: argparse.Namespace, recipe: Recipe) -> tuple[nn.Module | 
 
 
 def _drain(steps: Iterator[Progress], total: int) -> None:
-    """Train under a progress bar."""
-    from tqdm import tqdm
-
-    with tqdm(total=total, unit="step", disable=None if _is_main() else True) as bar:
+    """Train and show how far it is."""
+    with Meter("step", total, shown=_is_main()) as meter:
         for state in steps:
-            bar.update(state.step - bar.n)
-            bar.set_postfix(loss=f"{state.loss:.4f}", refresh=False)
+            meter.note(f"loss {state.loss:.4f}")
+            meter.at(state.step)
 
 
 def _finished(options: argparse.Namespace, folder: Path) -> int:
