@@ -14,6 +14,7 @@ from udc_defense import cli
 from udc_defense.images import read_image, write_png
 from udc_defense.optics import PANELS
 from udc_defense.panel_file import get_panel
+from udc_defense.training.data import SimulatedCaptures
 
 
 @pytest.fixture
@@ -43,6 +44,25 @@ def test_psf_to_panel_to_capture(psf_file: Path, tmp_path: Path, capsys: pytest.
     assert cli.main(["simulate", str(tmp_path / "grey.png"), "--panel", str(panel), "--out", str(tmp_path / "o")]) == 0
     (captured,) = (tmp_path / "o").rglob("*.png")
     assert read_image(captured).mean() == pytest.approx(0.6, abs=0.02)
+
+
+def test_noise_is_the_files_and_not_its_places(psf_file: Path, tmp_path: Path) -> None:
+    write_png(torch.full((1, 3, 20, 24), 0.6), tmp_path / "grey.png")
+    captures = []
+    for place in ("a", "b"):
+        panel = tmp_path / place / "mine.safetensors"
+        assert cli.main(["panel", "make", "--psf", str(psf_file), "--name", "mine", "--out", str(panel)]) == 0
+        out = tmp_path / place / "out"
+        assert cli.main(["simulate", str(tmp_path / "grey.png"), "--panel", str(panel), "--out", str(out)]) == 0
+        captures.append(read_image(next(out.rglob("*.png"))))
+    assert torch.equal(*captures)
+
+
+def test_training_takes_a_panel_file(psf_file: Path, tmp_path: Path) -> None:
+    write_png(torch.full((1, 3, 256, 256), 0.5), tmp_path / "grey.png")
+    captures = SimulatedCaptures([tmp_path / "grey.png"], [str(psf_file)], length=1, size=64, crops=2, seed=0)
+    captured, clean = captures[0]
+    assert captured.shape == clean.shape == (2, 3, 64, 64)
 
 
 def test_layout_and_change_of_a_panel(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -54,8 +54,9 @@ def row_seed(seed: int, image: str, attack: str, eps: float | None, threat: str,
 
 def simulate(scene: Tensor, settings: Settings, name: str) -> Tensor:
     """The capture of an exposed scene (1, 3, H, W), on the 8-bit grid."""
-    generator = seeded(row_seed(settings.seed, name, "capture", 0, settings.panel, 0))
-    return quantize(capture(scene, get_panel(settings.panel), generator=generator))
+    panel = get_panel(settings.panel)  # whose name goes into the seed: a file gives the same noise wherever it lies
+    generator = seeded(row_seed(settings.seed, name, "capture", 0, panel.name, 0))
+    return quantize(capture(scene, panel, generator=generator))
 
 
 def begin(defense: Defense, settings: Settings, name: str, captured: Tensor) -> Result:

@@ -17,7 +17,7 @@ from udc_defense.images import SUFFIXES as PHOTO_SUFFIXES
 from udc_defense.images import read_image
 from udc_defense.imaging import MAX_RADIANCE, capture, expose
 from udc_defense.optics import random_psf
-from udc_defense.panel_file import get_panel, panel_psf
+from udc_defense.panel_file import get_panel
 from udc_defense.scenes import CROP_SIZE, Pair, clean_image, perspective, read_crops, read_panorama, scene_from_photo
 
 EXPOSURE_STOPS = 1.0  # scenes are shown between half and twice their exposure
@@ -44,7 +44,7 @@ class SimulatedCaptures(Dataset[tuple[Tensor, Tensor]]):
 
     Args:
         scenes: panoramas (.hdr, .exr) and photos.
-        panels: names to draw from; a name given twice is drawn twice as often.
+        panels: names or files to draw from; one given twice is drawn twice as often.
         length: number of items.
         size: side of a crop.
         crops: crops per capture.
@@ -64,7 +64,7 @@ class SimulatedCaptures(Dataset[tuple[Tensor, Tensor]]):
         generator = torch.Generator().manual_seed(self.seed * 1_000_003 + index)
         scene = self._flip(self._view(generator), generator)
         panel = self.panels[_choice(len(self.panels), generator)]
-        psf = random_psf(panel_psf(panel.name), generator)
+        psf = random_psf(panel.psf, generator)
         captured, clean = capture(scene, panel, psf=psf, generator=generator), clean_image(scene)
         offsets = torch.randint(0, scene.shape[-1] - self.size + 1, (self.crops, 2), generator=generator).tolist()
         return self._cut(captured, offsets), self._cut(clean, offsets)
