@@ -55,6 +55,10 @@ class TestJson:
             ('{"width": NaN}', "NaN is no number"),
             ('{"width": -Infinity}', "-Infinity is no number"),
             ('{"width": ' + "9" * 5000 + "}", "digits"),
+            ('{"width": ' + "9" * 19 + "}", "19 digits"),
+            ('{"width": 1e999}', "larger than any"),
+            (json.dumps({"a": "b" * 1001}), "longer than 1000 characters"),
+            (json.dumps({"b" * 1001: 1}), "longer than 1000 characters"),
             ("", "Expecting value"),
         ],
     )
