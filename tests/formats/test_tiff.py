@@ -79,13 +79,13 @@ class TestIntegers:
 
     @pytest.mark.parametrize("planar", [1, 2], ids=["contiguous", "planar"])
     @pytest.mark.parametrize("order", ["<", ">"], ids=["II", "MM"])
-    @pytest.mark.parametrize("bits", [4, 8, 10, 12, 14, 16, 32])
+    @pytest.mark.parametrize("bits", [2, 4, 7, 8, 9, 10, 12, 14, 15, 16, 32])
     def test_rgb(self, bits: int, order: str, planar: int) -> None:
         stored = levels_of(RGB, bits) / (2**bits - 1)
         data = tiff(page(RGB, bits, COLOURS, order=order, planar=planar), order=order)
         np.testing.assert_allclose(pixels(data), stored, atol=1e-7)
 
-    @pytest.mark.parametrize("bits", [1, 2, 4, 8, 16])
+    @pytest.mark.parametrize("bits", [1, 2, 4, 8, 12, 16])
     @pytest.mark.parametrize("scale", [255, 65535], ids=["8-bit table", "16-bit table"])
     def test_palette(self, bits: int, scale: int) -> None:
         table = np.random.default_rng(0).random((3, 2**bits))
@@ -102,7 +102,7 @@ class TestIntegers:
         turned = Page(plain.tags | {266: 2}, [strip.translate(mirror) for strip in plain.segments])
         np.testing.assert_array_equal(pixels(tiff(turned)), pixels(tiff(plain)))
 
-    @pytest.mark.parametrize("bits", [8, 16])
+    @pytest.mark.parametrize("bits", [4, 8, 12, 16, 32])
     def test_inks(self, bits: int) -> None:
         inks = np.concatenate([RGB, GREY[..., None] / 2], axis=-1)
         stored = levels_of(inks, bits) / (2**bits - 1)
@@ -285,6 +285,7 @@ REFUSED = {
     "other inks": (page(np.concatenate([RGB, RGB[..., :1]], -1), 8, INKS, tags={332: 2}), "inks other than CMYK"),
     "two colours of three": (page(RGB[..., :2], 8, COLOURS), "2 samples per pixel for RGB"),
     "twelve bands": (page(np.zeros((HEIGHT, WIDTH, 12)), 8, COLOURS), "12 samples per pixel"),
+    "palette of 32 bits": (page(GREY, 32, PALETTE, tags={320: [0] * 768}), "palette without its colours"),
     "palette without colours": (page(GREY, 8, PALETTE), "palette without its colours"),
     "JPEG 2000 inside": (page(GREY, 8, BLACK_IS_ZERO, tags={259: 34712}), "34712"),
     "old JPEG": (page(RGB, 8, YCBCR, tags={259: 6}), "compress"),
