@@ -148,6 +148,18 @@ class TestImages:
         for image in (photo, [photo], pixels, pixels[None], pixels / 255.0, tensor, tensor[None], [tensor]):
             assert torch.equal(run(pipe, image), expected)
 
+    def test_floats_and_deep_greys_of_pil(self, pipe: UDCDefensePipeline) -> None:
+        grey = captures()[0, 0].clamp(0, 1)
+        deep = (grey * 65535).round().to(torch.int32).numpy()
+        for picture, values in (
+            (Image.fromarray(grey.numpy()), grey),
+            (Image.fromarray(deep), torch.from_numpy(deep / 65535.0)),
+        ):
+            expected = run(pipe, values.float().expand(1, 3, -1, -1))
+            torch.testing.assert_close(run(pipe, picture), expected, atol=1e-5, rtol=0)
+        with pytest.raises(ImageError, match="not in 0…1"):
+            run(pipe, Image.fromarray(grey.numpy() * 255))
+
     def test_a_mirrored_array_and_a_list_of_kinds(self, pipe: UDCDefensePipeline) -> None:
         photo = to_pil(captures())
         mirrored = np.asarray(photo)[:, ::-1]

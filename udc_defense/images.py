@@ -105,7 +105,8 @@ def _of_pil(image: Image.Image, max_pixels: int, data: bytes | None = None, prof
     image.load()  # truncated data fail here
     deep = None if data is None else _decode_deep(image, data)
     colours, alpha = _split(deep) if deep is not None else _samples(image)
-    return Picture(colours, alpha, profile, _orientation(image))
+    eight_bit = deep is None and image.mode not in ("F", "I", *SIXTEEN_BIT)
+    return Picture(colours, alpha, profile, _orientation(image), eight_bit)
 
 
 def _says_adobe_rgb(image: Image.Image) -> bool:
@@ -119,7 +120,7 @@ def _says_adobe_rgb(image: Image.Image) -> bool:
 
 
 def _to_tensor(picture: Picture) -> Tensor:
-    rgb = to_srgb(picture.colours, picture.profile)
+    rgb = to_srgb(picture.colours, picture.profile, eight_bit=picture.eight_bit)
     if picture.alpha is not None:
         rgb = rgb * picture.alpha + BACKDROP * (1.0 - picture.alpha)
     array = np.ascontiguousarray(_rotate(rgb, picture.orientation), dtype=np.float32).clip(0.0, 1.0)

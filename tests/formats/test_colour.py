@@ -66,6 +66,13 @@ class TestProfilesOfFiles:
         read = read_image(data)[0].permute(1, 2, 0).numpy()
         np.testing.assert_allclose(read, by_formula(levels / 65535), atol=ROUNDED)
 
+    def test_every_level_of_8_bits(self) -> None:
+        """Within half a level, and on average within a fiftieth."""
+        levels = np.random.default_rng(0).integers(0, 256, (64, 64, 3)).astype(np.uint8)
+        read = read_image(encode(Image.fromarray(levels), "PNG", icc_profile=P3))[0].permute(1, 2, 0).numpy()
+        wrong = np.abs(read - by_formula(levels / 255)) * 255
+        assert wrong.max() < 0.6 and wrong.mean() < 0.02
+
     def test_transparency_is_mid_grey_of_srgb(self) -> None:
         rgba = np.concatenate([FLAT, np.full((16, 48, 1), 102, np.uint8)], axis=-1)
         data = encode(Image.fromarray(rgba), "PNG", icc_profile=P3)

@@ -190,8 +190,10 @@ def _convert(profile: bytes) -> object:
     from udc_defense.formats.colour import to_srgb
 
     for channels in (1, 3, 4):
-        shown = to_srgb(np.linspace(0, 1, 16 * channels, dtype=np.float32).reshape(4, 4, channels), profile)
-        assert shown.shape == (4, 4, 3) and np.isfinite(shown).all()
+        colours = np.linspace(0, 1, 16 * channels, dtype=np.float32).reshape(4, 4, channels)
+        for eight_bit in (False, True):
+            shown = to_srgb(colours, profile, eight_bit=eight_bit)
+            assert shown.shape == (4, 4, 3) and np.isfinite(shown).all()
     return None
 
 

@@ -55,8 +55,8 @@ def read_heic(data: bytes, max_pixels: int) -> Picture:
     full = (2**depth - 1) << (8 * stored.itemsize - depth)  # more than 8 bits fill 16 from above
     values = stored.reshape(*stored.shape[:2], -1).astype(np.float32) / full
     if values.shape[2] in (2, 4):
-        return Picture(values[..., :-1], values[..., -1:], icc)
-    return Picture(values, None, icc)  # the library has turned it upright
+        return Picture(values[..., :-1], values[..., -1:], icc, eight_bit=depth == 8)
+    return Picture(values, None, icc, eight_bit=depth == 8)  # the library has turned it upright
 
 
 def decode_deep_avif(data: bytes) -> np.ndarray | None:

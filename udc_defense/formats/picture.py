@@ -18,12 +18,14 @@ class Picture:
         alpha: float32 (H, W, 1) in [0, 1], 1 is opaque; None where everything is. Colours are not premultiplied.
         profile: the ICC profile of the colours; None means sRGB.
         orientation: EXIF's, 1…8, that is still to be applied.
+        eight_bit: the colours are whole 255ths.
     """
 
     colours: np.ndarray
     alpha: np.ndarray | None = None
     profile: bytes | None = None
     orientation: int = 1
+    eight_bit: bool = False
 
 
 def check_size(width: int, height: int, max_pixels: int) -> None:

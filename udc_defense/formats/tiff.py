@@ -244,7 +244,9 @@ def _picture(page: TiffPage, linear: bool) -> Picture:
     alpha = _unit(values[..., count : count + 1], page) if _alpha_kind(page) and not linear else None
     if alpha is not None and _alpha_kind(page) == PREMULTIPLIED:
         colours = np.divide(colours, alpha, out=np.zeros_like(colours), where=alpha > 0).clip(0, 1)
-    return Picture(colours, alpha, _profile(page), int(page.tags.valueof(274, 1)))
+    # The colours of a palette have 16 bits, and dividing by alpha leaves no whole levels.
+    eight_bit = page.bitspersample == 8 and photometric != 3 and _alpha_kind(page) != PREMULTIPLIED
+    return Picture(colours, alpha, _profile(page), int(page.tags.valueof(274, 1)), eight_bit)
 
 
 def _samples(page: TiffPage) -> np.ndarray:
