@@ -10,13 +10,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-import test_checkpoints
 import torch
+from checkpoint_client import client, edit, flip, sentence
 from diffusers import DDPMPipeline, DDPMScheduler, DiffusionPipeline
 from diffusers.utils import logging
+from loopback_hub import Hub
 from PIL import Image
 from safetensors.torch import load_file, save_file
-from test_checkpoints import Hub, client, edit, flip, sentence
 from tiny_networks import save_purifier, save_restorer
 from torch import Tensor
 
@@ -31,8 +31,6 @@ from udc_defense.noise import seeded
 from udc_defense.pipeline import UDCDefenseOutput, UDCDefensePipeline
 from udc_defense.purifiers import SAMPLERS
 from udc_defense.restorers.gated_unet import GatedUNet
-
-hub = test_checkpoints.hub
 
 
 @pytest.fixture(scope="module")
@@ -506,7 +504,7 @@ for call in sys.argv[1:]:
 
 def test_hub(hub: Hub, folders: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The real client against a loopback Hub, verified like any checkpoint."""
-    monkeypatch.setattr(test_checkpoints, "CLIENT", CLIENT)
+    monkeypatch.setattr("checkpoint_client.CLIENT", CLIENT)
     hub.repositories |= {"me/both": folders["both"], "me/flipped": folders["both"]}
     hub.corrupt.add("me/flipped")
     commit = Hub.commit("me/both")

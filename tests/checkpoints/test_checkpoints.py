@@ -6,12 +6,12 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
-import loopback_hub
 import pytest
 import torch
+from checkpoint_client import client, edit, flip, sentence
 from loopback_hub import Hub
 from tiny_networks import save_purifier, save_restorer
 from torch import Tensor, nn
@@ -35,12 +35,6 @@ from udc_defense.noise import seeded
 from udc_defense.restorers.gated_unet import GatedUNet
 
 
-def sentence(caught: pytest.ExceptionInfo[CheckpointError]) -> str:
-    message = str(caught.value)
-    assert message.endswith(".") and "\n" not in message
-    return message
-
-
 @pytest.fixture
 def restorer(tmp_path: Path) -> Path:
     return save_restorer(tmp_path / "net")
@@ -49,17 +43,6 @@ def restorer(tmp_path: Path) -> Path:
 @pytest.fixture
 def purifier(tmp_path: Path) -> Path:
     return save_purifier(tmp_path / "prior")
-
-
-def flip(path: Path, position: int) -> None:
-    """Invert one bit, keeping the size."""
-    data = bytearray(path.read_bytes())
-    data[position] ^= 1
-    path.write_bytes(data)
-
-
-def edit(path: Path, **changes: object) -> None:
-    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
 
 
 NAMES = {"restorer": "default", "purifier": "diffusion", "guide": "default"}  # an embedded one of each kind
@@ -347,48 +330,6 @@ class TestImported:
     def test_a_purifier_is_not_imported(self) -> None:
         with pytest.raises(CheckpointError, match="neither an embedded purifier"):
             load_purifier("torch.nn:Identity")
-
-
-@pytest.fixture
-def hub(tmp_path: Path) -> Iterator[Hub]:
-    """A loopback Hub with a restorer, a purifier, and a restorer that never arrives whole."""
-    repositories = {
-        "me/net": save_restorer(tmp_path / "hub" / "net"),
-        "me/prior": save_purifier(tmp_path / "hub" / "prior"),
-        "me/damaged": save_restorer(tmp_path / "hub" / "damaged"),
-    }
-    (repositories["me/net"] / "README.md").write_text("A card that no loader needs.")
-    with loopback_hub.serve(repositories, tmp_path / "hub", corrupt={"me/damaged"}) as hub:
-        yield hub
-
-
-# `resolve` needs no torch; loaded weights are told apart by a sum over them.
-CLIENT = """
-import json, sys
-from udc_defense.checkpoints.resolve import resolve
-from udc_defense.errors import CheckpointError
-for call in sys.argv[1:]:
-    function, _, source = call.partition(":")
-    try:
-        if function.startswith("load_"):
-            from udc_defense.checkpoints import load
-            module = getattr(load, function)(*[source] * bool(source))
-            answer = [type(module).__name__, sum(float(p.double().abs().sum()) for p in module.parameters())]
-        else:
-            answer = str(resolve(source, function))
-    except CheckpointError as error:
-        answer = f"error {error}"
-    print(json.dumps(answer))
-"""
-
-
-def client(cache: Path, endpoint: str, *calls: str, **environment: str) -> list:
-    """What a process of its own answers to `load_restorer:SOURCE`, or `restorer:SOURCE` to only resolve it."""
-    return loopback_hub.start(CLIENT, cache, endpoint, *calls, **environment).done().answers
-
-
-def total(module: nn.Module) -> float:
-    return sum(float(parameter.double().abs().sum()) for parameter in module.parameters())
 
 
 class TestNamesOnTheHub:

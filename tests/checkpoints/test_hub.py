@@ -11,15 +11,12 @@ import time
 from pathlib import Path
 
 import pytest
-import test_checkpoints
+from checkpoint_client import CLIENT, edit, flip, total
 from loopback_hub import NOBODY, WEIGHTS, Done, Fault, Hub, start
-from test_checkpoints import CLIENT, edit, flip, total
 from tiny_networks import save_purifier, save_restorer
 
 from udc_defense.checkpoints.files import CHECKSUMS, PUSHED, source_of, write_checksums
 from udc_defense.checkpoints.load import load_purifier, load_restorer
-
-hub = test_checkpoints.hub
 
 
 @pytest.fixture
@@ -89,7 +86,7 @@ class TestRevisions:
 class TestRefusals:
     def test_what_is_not_there(self, hub: Hub, cache: Path) -> None:
         listed = save_restorer(hub.workplace / "listed")
-        edit(listed / CHECKSUMS, **{"more.json": {"bytes": 1, "sha256": "0"}})
+        edit(listed / CHECKSUMS, **{"more.json": {"bytes": 1, "sha256": 64 * "0"}})
         (empty := hub.workplace / "empty").mkdir()
         hub.repositories |= {"me/listed": listed, "me/empty": empty}
         hub.faults.append(Fault("404", f"prior/resolve/{Hub.commit('me/prior')}/unet/config", "HEAD", 1, ENTRY))

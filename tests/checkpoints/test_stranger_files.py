@@ -9,9 +9,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from checkpoint_client import edit, sentence
 from diffusers import UNet2DModel
 from safetensors.torch import load_file, save_file
-from test_checkpoints import edit, save_purifier, save_restorer, sentence
+from tiny_networks import save_purifier, save_restorer
 
 from udc_defense import UDCDefensePipeline
 from udc_defense.checkpoints.files import CHECKSUMS, WEIGHTS, read_json, sha256

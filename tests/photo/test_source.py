@@ -82,7 +82,7 @@ def test_a_run_hashes_weights_once(path: Path, tmp_path: Path, monkeypatch: pyte
 
     monkeypatch.setattr(files, "sha256", counted)
     arguments = ["run", str(path), "--attack", "none", "--out", str(tmp_path / "out"), "--restorer", str(restorer)]
-    assert cli.main([*arguments, "--purifier", "one_step", "--purifier-weights", str(purifier)]) == 0
+    assert cli.main([*arguments, "--defense", f"one_step:weights={purifier}"]) == 0
     weights = {path: count for path, count in hashed.items() if path.suffix == ".safetensors"}
     assert weights == {restorer / files.WEIGHTS: 1, purifier / "unet" / files.WEIGHTS: 1}
     report = json.loads((tmp_path / "out" / "report.json").read_text())

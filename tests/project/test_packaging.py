@@ -18,7 +18,7 @@ import pytest
 import yaml
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
-from test_readme import readme_program, write_photo
+from readme_program import readme_program, write_photo
 
 import udc_defense
 

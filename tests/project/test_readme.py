@@ -9,9 +9,8 @@ import sys
 from collections import Counter
 from pathlib import Path
 
-import numpy as np
 import pytest
-from PIL import Image
+from readme_program import readme_program, write_photo
 
 from udc_defense.checkpoints.files import EMBEDDED, checksum, embedded_names
 from udc_defense.evaluation import finetuning_suite, generalisation, publish
@@ -21,17 +20,6 @@ from udc_defense.evaluation.runner import read_results
 from udc_defense.optics import PANELS
 
 ROOT = Path(__file__).parents[2]
-
-
-def readme_program() -> str:
-    _of_the_demo, program = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text("utf-8"), re.DOTALL)
-    return program
-
-
-def write_photo(path: Path) -> None:
-    y, x = np.mgrid[0:300, 0:280]
-    photo = np.stack([x * 0.7, y * 0.6, 120 + 60 * np.sin(x / 9)], axis=-1).astype(np.uint8)
-    Image.fromarray(photo).save(path)
 
 
 def test_the_program_runs_in_another_folder(tmp_path: Path) -> None:

@@ -18,11 +18,11 @@ import pytest
 import torch
 from accelerate.state import AcceleratorState
 from safetensors.torch import load_file, save_file
-from test_training import Drawn, same, small, train
 from tiny_networks import tiny_unet
 from torch import Tensor, nn
 from torch.nn import functional as F
 from toy_models import Gain, inside
+from training_runs import Drawn, same, small, train
 
 from udc_defense import cli
 from udc_defense.attacks.objectives import mse

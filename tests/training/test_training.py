@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import json
 import math
 import os
@@ -10,7 +9,6 @@ import re
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,74 +20,21 @@ from diffusers import DiffusionPipeline
 from processes import another_process, small_disk
 from safetensors.torch import load_file
 from torch import Tensor
-from torch.utils.data import Dataset
+from training_runs import TRAIN, WEIGHTS_OF, Drawn, same, settings, small, train, weights
 
-from udc_defense.checkpoints.files import WEIGHTS
 from udc_defense.checkpoints.load import load_purifier, load_restorer
 from udc_defense.errors import OutputError, SceneError, SettingError
 from udc_defense.images import write_png
 from udc_defense.noise import seeded
 from udc_defense.output import LOCK
-from udc_defense.restorers.gated_unet import GatedUNet
 from udc_defense.scenes import read_pairs
-from udc_defense.training import purifier, restorer
 from udc_defense.training.data import PairedCrops, SimulatedCaptures, join, list_scenes
-from udc_defense.training.loop import LOG, Progress, TrainingSettings, read_log
-from udc_defense.training.purifier import train_purifier
+from udc_defense.training.loop import LOG, read_log
 from udc_defense.training.restorer import train_restorer
 
 HEADER = "split,path,kind,yaw_deg,pitch_deg,fov_deg,box,adaptive\n"
-WEIGHTS_OF = {"restorer": f"restorer/{WEIGHTS}", "purifier": f"purifier/unet/{WEIGHTS}"}
-TRAIN = {"restorer": train_restorer, "purifier": train_purifier}
+__all__ = ["small"]  # the fixture, of every test here
 both = pytest.mark.parametrize("kind", TRAIN)
-
-
-@pytest.fixture(autouse=True)
-def small(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Networks of a few thousand weights, on one thread, as the killed process has it."""
-    shrink(monkeypatch.setattr)
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
-def shrink(put: Any) -> None:
-    put(restorer, "GatedUNet", functools.partial(GatedUNet, widths=(4, 8), blocks=(1, 1)))
-    put(purifier, "WIDTHS", (4, 8))
-
-
-class Drawn(Dataset[tuple[Tensor, Tensor]]):
-    """Item i from i alone: noisy copies of smooth images."""
-
-    def __init__(self, length: int, broken_at: int | None = None) -> None:
-        self.length, self.broken_at = length, broken_at
-
-    def __len__(self) -> int:
-        return self.length
-
-    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
-        generator = seeded(index)
-        coarse = torch.rand(2, 3, 4, 4, generator=generator)
-        clean = torch.nn.functional.interpolate(coarse, size=(32, 32), mode="bilinear")
-        captured = clean + 0.1 * torch.randn(clean.shape, generator=generator)
-        return (captured * math.nan if index == self.broken_at else captured), clean
-
-
-def settings(out: Path, **changes: Any) -> TrainingSettings:
-    return TrainingSettings(out, **({"steps": 6, "batch": 2, "checkpoint_every": 2, "seed": 3} | changes))
-
-
-def train(kind: str, out: Path, **changes: Any) -> list[Progress]:
-    return list(TRAIN[kind](Drawn(12), settings(out, **changes), {"scenes": 2}))
-
-
-def weights(kind: str, out: Path) -> dict[str, Tensor]:
-    return load_file(out / WEIGHTS_OF[kind])
-
-
-def same(a: dict[str, Tensor], b: dict[str, Tensor]) -> bool:
-    return a.keys() == b.keys() and all(torch.equal(a[key], b[key]) for key in a)
 
 
 @pytest.fixture
@@ -167,7 +112,7 @@ import os, signal, sys
 from pathlib import Path
 import torch
 sys.path.insert(0, sys.argv[3])
-import test_training as t
+import training_runs as t
 torch.set_num_threads(1)
 t.shrink(setattr)
 for step in t.TRAIN[sys.argv[1]](t.Drawn(12), t.settings(Path(sys.argv[2])), {"scenes": 2}):

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import torch
 from diffusers import DiffusionPipeline
-from test_training import Drawn, settings
 from torch import Tensor
+from training_runs import Drawn, settings
 
 from udc_defense.checkpoints.files import checksum
 from udc_defense.checkpoints.load import load_purifier

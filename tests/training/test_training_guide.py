@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
-from test_training import Drawn, same, settings
 from torch import Tensor
+from training_runs import Drawn, same, settings
 
 from udc_defense.checkpoints.files import WEIGHTS
 from udc_defense.checkpoints.load import load_guide
