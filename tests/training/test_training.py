@@ -29,6 +29,7 @@ from udc_defense.noise import seeded
 from udc_defense.output import LOCK
 from udc_defense.scenes import read_pairs
 from udc_defense.training.data import PairedCrops, SimulatedCaptures, join, list_scenes
+from udc_defense.training.left_out import FILE, LeftOut
 from udc_defense.training.loop import LOG, read_log
 from udc_defense.training.restorer import train_restorer
 
@@ -339,3 +340,45 @@ class TestOneFolder:
             assert [path.name for path in tmp_path.iterdir()] == [LOCK]  # nothing of it is touched
         train("restorer", tmp_path)
         assert not (tmp_path / LOCK).exists()
+
+
+class TestBadFiles:
+    def broken(self, scenes: Path) -> Path:
+        """One more photo, cut short after its header; and what macOS leaves beside a file."""
+        bad, data = scenes / "broken.png", (scenes / "photo.png").read_bytes()
+        bad.write_bytes(data[: len(data) // 2])
+        (scenes / "._photo.png").write_bytes(b"\0\5\26\7")
+        return bad
+
+    def test_one_is_named_and_left_out_for_good_and_the_others_go_on(self, scenes: Path, tmp_path: Path) -> None:
+        bad, file = self.broken(scenes), tmp_path / "run" / FILE
+        listed = list_scenes(scenes)
+        assert len(listed) == 3 and bad in listed
+        shape = {"length": 99, "size": 32, "crops": 1, "seed": 0}
+        first = SimulatedCaptures(listed, ["axon20"], **shape, left_out=LeftOut(file))
+        items = [first[index][0] for index in range(6)]
+        (line,) = file.read_text().splitlines()
+        assert line.startswith(f"{bad}\t{bad}: damaged")
+        again = SimulatedCaptures(listed, ["axon20"], **shape, left_out=LeftOut(file))
+        for index in (5, 0, 3):  # in whatever order, and whoever finds out
+            assert torch.equal(again[index][0], items[index])
+        assert len(file.read_text().splitlines()) == 1
+
+    def test_of_pairs_too_and_a_small_one_as_well(self, tmp_path: Path) -> None:
+        for side in ("captured", "clean"):
+            write_png(torch.rand(1, 3, 40, 40, generator=seeded(1)), tmp_path / side / "good.png")
+            write_png(torch.rand(1, 3, 8, 8, generator=seeded(2)), tmp_path / side / "small.png")
+            (tmp_path / side / "bad.png").write_bytes(b"no image")
+        left_out = LeftOut()
+        pairs = read_pairs(tmp_path / "captured", tmp_path / "clean")
+        crops = PairedCrops(pairs, length=99, size=32, crops=1, seed=0, left_out=left_out)
+        assert all(crops[index][0].shape == (1, 3, 32, 32) for index in range(8))
+        assert sorted(Path(name).name for name in left_out.reasons) == ["bad.png", "small.png"]
+
+    def test_where_none_is_left_the_last_reason_is_told(self, tmp_path: Path) -> None:
+        for name in ("bad.png", "worse.png"):
+            (tmp_path / name).write_bytes(b"no image")
+        captures = SimulatedCaptures(list_scenes(tmp_path), ["axon20"], length=9, size=32, crops=1, seed=0)
+        for _ in range(2):
+            with pytest.raises(SceneError, match=r"none of 2 can be trained on, as .*(bad|worse)\.png: not an image"):
+                captures[0]

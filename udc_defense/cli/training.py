@@ -181,11 +181,20 @@ def _dataset(
     """Simulated or paired captures, and what the card says of them."""
     from udc_defense.scenes import CROP_SIZE, read_pairs
     from udc_defense.training.data import PairedCrops, SimulatedCaptures, list_scenes
+    from udc_defense.training.left_out import FILE as LEFT_OUT
+    from udc_defense.training.left_out import LeftOut
 
     if size < 1:
         raise SettingError(f"crops of {size} pixels: they need at least 1.")
     # Enough items for any number of processes; an item costs nothing until it is drawn.
-    shape = {"length": 1 << 40, "size": size, "crops": crops, "seed": options.seed}
+    left_out = LeftOut(options.out / LEFT_OUT)
+    shape: dict[str, Any] = {
+        "length": 1 << 40,
+        "size": size,
+        "crops": crops,
+        "seed": options.seed,
+        "left_out": left_out,
+    }
     if options.pairs:
         captures, clean = options.pairs
         pairs = read_pairs(captures, clean, options.domain)
@@ -252,11 +261,22 @@ def _drain(steps: Iterator[Progress], total: int) -> None:
 
 def _finished(options: argparse.Namespace, folder: Path) -> int:
     _say(f"{folder}: trained, {options.steps} steps.")
+    _say_left_out(options.out)
     if options.push_to_hub and _is_main():
         from udc_defense.checkpoints.hub import push
 
         _say(f"{options.push_to_hub}@{push(folder, options.push_to_hub)}")
     return 0
+
+
+def _say_left_out(out: Path) -> None:
+    """What could not be read on the way."""
+    from udc_defense.training.left_out import FILE, LeftOut
+
+    reasons = LeftOut(out / FILE).reasons
+    if reasons:
+        first = next(iter(reasons.values()))
+        _say(f"{len(reasons)} left out, see {out / FILE}: {first}")
 
 
 def _is_main() -> bool:

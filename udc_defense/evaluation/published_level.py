@@ -57,7 +57,7 @@ def _purifier(level: int) -> torch.nn.Module:
 
 
 def _training_captures(scenes: Path, crops: Path, seed: int) -> list[Tensor]:
-    shape = {"length": CLEAN, "size": CENTRE, "crops": 1, "seed": seed}
+    shape: dict[str, Any] = {"length": CLEAN, "size": CENTRE, "crops": 1, "seed": seed}
     drawn = SimulatedCaptures(list_scenes(scenes, crops), [Settings().panel], **shape)
     return [drawn[i][0] for i in range(CLEAN)]
 

@@ -19,6 +19,7 @@ from udc_defense.imaging import MAX_RADIANCE, capture, expose
 from udc_defense.optics import random_psf
 from udc_defense.panel_file import get_panel
 from udc_defense.scenes import CROP_SIZE, Pair, clean_image, perspective, read_crops, read_panorama, scene_from_photo
+from udc_defense.training.left_out import LeftOut
 
 EXPOSURE_STOPS = 1.0  # scenes are shown between half and twice their exposure
 
@@ -31,7 +32,9 @@ def list_scenes(folder: Path | str, crops: Path | str | None = None) -> list[Pat
     """
     folder = Path(folder)
     kept_out = set() if crops is None else {Path(crop.path).parts for crop in read_crops(crops)}
-    files = sorted(path for path in folder.rglob("*") if path.suffix.lower() in PHOTO_SUFFIXES | LIGHT_SUFFIXES)
+    every = sorted(path for path in folder.rglob("*") if path.suffix.lower() in PHOTO_SUFFIXES | LIGHT_SUFFIXES)
+    # Hidden files are those of systems: beside x.png, macOS leaves a ._x.png that is no picture.
+    files = [path for path in every if not any(part.startswith(".") for part in path.relative_to(folder).parts)]
     # By the end of the path: neither the list nor the folder need lie where the list's paths start from.
     scenes = [path for path in files if not any(path.resolve().parts[-len(tail) :] == tail for tail in kept_out)]
     if not scenes:
@@ -49,11 +52,21 @@ class SimulatedCaptures(Dataset[tuple[Tensor, Tensor]]):
         size: side of a crop.
         crops: crops per capture.
         seed: of everything random.
+        left_out: where scenes go that cannot be read.
     """
 
     def __init__(
-        self, scenes: Sequence[Path], panels: Sequence[str], *, length: int, size: int, crops: int, seed: int
+        self,
+        scenes: Sequence[Path],
+        panels: Sequence[str],
+        *,
+        length: int,
+        size: int,
+        crops: int,
+        seed: int,
+        left_out: LeftOut | None = None,
     ) -> None:
+        self.left_out = left_out or LeftOut()
         self.scenes, self.panels = list(scenes), [get_panel(name) for name in panels]
         self.length, self.size, self.crops, self.seed = length, size, crops, seed
 
@@ -73,11 +86,11 @@ class SimulatedCaptures(Dataset[tuple[Tensor, Tensor]]):
         return torch.cat([image[..., top : top + self.size, left : left + self.size] for top, left in offsets])
 
     def _view(self, generator: torch.Generator) -> Tensor:
-        path = self.scenes[_choice(len(self.scenes), generator)]
+        path, read = self.left_out.draw(self.scenes, generator, str, _read)
         if path.suffix.lower() not in LIGHT_SUFFIXES:
-            return scene_from_photo(_random_crop(_photo(path), generator))
+            return scene_from_photo(_random_crop(read, generator))
         yaw, pitch, fov, stops = torch.rand(4, generator=generator).tolist()
-        view = perspective(_panorama(path), yaw=360 * yaw, pitch=40 * pitch - 20, fov=60 + 40 * fov)
+        view = perspective(read, yaw=360 * yaw, pitch=40 * pitch - 20, fov=60 + 40 * fov)
         return (expose(view) * 2 ** (EXPOSURE_STOPS * (2 * stops - 1))).clamp_max(MAX_RADIANCE)
 
     @staticmethod
@@ -90,7 +103,17 @@ class SimulatedCaptures(Dataset[tuple[Tensor, Tensor]]):
 class PairedCrops(Dataset[tuple[Tensor, Tensor]]):
     """Random crops of captured pairs on disk, with the same items as `SimulatedCaptures`."""
 
-    def __init__(self, pairs: Sequence[Pair], *, length: int, size: int, crops: int, seed: int) -> None:
+    def __init__(
+        self,
+        pairs: Sequence[Pair],
+        *,
+        length: int,
+        size: int,
+        crops: int,
+        seed: int,
+        left_out: LeftOut | None = None,
+    ) -> None:
+        self.left_out = left_out or LeftOut()
         self.pairs, self.length, self.size, self.crops, self.seed = list(pairs), length, size, crops, seed
 
     def __len__(self) -> int:
@@ -98,11 +121,8 @@ class PairedCrops(Dataset[tuple[Tensor, Tensor]]):
 
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
         generator = torch.Generator().manual_seed(self.seed * 1_000_003 + index)
-        pair = self.pairs[_choice(len(self.pairs), generator)]
-        captured, clean = pair.load()
+        _, (captured, clean) = self.left_out.draw(self.pairs, generator, lambda pair: str(pair.capture), self._load)
         height, width = captured.shape[-2:]
-        if min(height, width) < self.size:
-            raise SceneError(f"{pair.name}: {width}x{height} pixels, smaller than the {self.size}x{self.size} crops.")
         cut: tuple[list[Tensor], list[Tensor]] = ([], [])
         for _ in range(self.crops):
             top = _choice(height - self.size + 1, generator)
@@ -110,6 +130,13 @@ class PairedCrops(Dataset[tuple[Tensor, Tensor]]):
             for images, out in zip((captured, clean), cut, strict=True):
                 out.append(images[..., top : top + self.size, left : left + self.size])
         return torch.cat(cut[0]), torch.cat(cut[1])
+
+    def _load(self, pair: Pair) -> tuple[Tensor, Tensor]:
+        captured, clean = pair.load()
+        height, width = captured.shape[-2:]
+        if min(height, width) < self.size:
+            raise SceneError(f"{pair.name}: {width}x{height} pixels, smaller than the {self.size}x{self.size} crops.")
+        return captured, clean
 
 
 class Augmented(Dataset[tuple[Tensor, Tensor]]):
@@ -163,6 +190,10 @@ def _random_crop(photo: Tensor, generator: torch.Generator) -> Tensor:
     top = _choice(photo.shape[-2] - CROP_SIZE + 1, generator)
     left = _choice(photo.shape[-1] - CROP_SIZE + 1, generator)
     return photo[..., top : top + CROP_SIZE, left : left + CROP_SIZE]
+
+
+def _read(path: Path) -> Tensor:
+    return _panorama(path) if path.suffix.lower() in LIGHT_SUFFIXES else _photo(path)
 
 
 @lru_cache(maxsize=256)
