@@ -55,7 +55,7 @@ space: ## a Space's environment from requirements.txt: start app.py there and as
 	$(SPACE)/bin/python -m pip install --quiet --index-url "$(TORCH_INDEX)" "torch==$(SPACE_TORCH)" || \
 	  $(SPACE)/bin/python -m pip install --quiet "torch==$(SPACE_TORCH)"
 	$(SPACE)/bin/python -m pip install --quiet -r requirements.txt "gradio==$(SPACE_GRADIO)"
-	$(SPACE)/bin/python tests/helpers/ask_space.py
+	PYTHONPATH=. $(SPACE)/bin/python tests/helpers/ask_space.py
 
 format: $(STAMP) ## format the code and mend what lint can
 	$(PYTHON) -m ruff check --fix
