@@ -18,6 +18,7 @@ if TYPE_CHECKING:  # the names of `_SOURCES` and `_MODULES`, for those who check
     from udc_defense.checkpoints.load import load_purifier as load_purifier
     from udc_defense.checkpoints.load import load_restorer as load_restorer
     from udc_defense.defense import Defense as Defense
+    from udc_defense.evaluation.api import evaluate as evaluate
     from udc_defense.images import read_image as read_image
     from udc_defense.images import write_png as write_png
     from udc_defense.imaging import capture as capture
@@ -32,6 +33,7 @@ _SOURCES = {
     "Defense": "udc_defense.defense",
     "UDCDefensePipeline": "udc_defense.pipeline",
     "capture": "udc_defense.imaging",
+    "evaluate": "udc_defense.evaluation.api",
     "get_panel": "udc_defense.panel_file",
     "load_defense": "udc_defense.purification",
     "load_guide": "udc_defense.checkpoints.load",

@@ -27,6 +27,13 @@ WORDS: dict[Kind, str] = {
 }
 
 
+# The same in a cell or a menu, of "the defense".
+TITLES: dict[str, str] = {
+    "oblivious": "does not know it",
+    "bpda": "knows it, BPDA",
+    "surrogate": "knows it, surrogate of fewer steps",
+    "exact": "knows it, exact gradient",
+}
 SURROGATE_STEPS = 2  # of the attacker's cheaper purifier, per draw
 
 

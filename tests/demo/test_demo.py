@@ -45,6 +45,7 @@ from udc_defense.demo import verdict as words_of
 from udc_defense.demo.batch_tab import Batches, table_csv
 from udc_defense.demo.certify_tab import RADII, SIDE, Certificates
 from udc_defense.demo.choices import Choices
+from udc_defense.demo.fields import FIELDS
 from udc_defense.demo.handlers import for_visitors, guarded
 from udc_defense.demo.networks import Networks
 from udc_defense.demo.robustness_tab import LINES, frame
@@ -59,7 +60,7 @@ from udc_defense.photo.settings import Settings
 from udc_defense.photo.stages import Step
 from udc_defense.purifiers.diffusion import DiffusionPurifier
 from udc_defense.restorers.gated_unet import GatedUNet
-from udc_defense.threats import KINDS
+from udc_defense.threats import KINDS, TITLES
 
 
 def shifted(db: float) -> Tensor:
@@ -377,12 +378,12 @@ def test_attacker_of_no_defense_is_the_oblivious_one() -> None:
 
 
 def test_links_carry_what_was_chosen() -> None:
-    fields = link.FIELDS | {"attack": "strong", "captured": True, "eps": "2.5", "options": "restarts=2", "seed": "7"}
+    fields = FIELDS | {"attack": "strong", "captured": True, "eps": "2.5", "options": "restarts=2", "seed": "7"}
     text = link.query(fields, "Night street")
     assert text.startswith("sample=Night+street&captured=1&attack=strong")
-    assert link.query(link.FIELDS, None) == ""
+    assert link.query(FIELDS, None) == ""
     parsed = dict(urllib.parse.parse_qsl(text)) | {"__theme": "dark"}
-    assert link.FIELDS | link.read_query(parsed) == fields
+    assert FIELDS | link.read_query(parsed) == fields
     for wrong in ({"attack": "magic"}, {"eps": "much"}, {"restorer": "/etc/passwd"}):
         with pytest.raises(UDCDefenseError):
             link.read_query(wrong)
@@ -418,7 +419,7 @@ def test_every_attack_threat_and_objective_can_be_chosen() -> None:
     assert set(labels) == set(ATTACKS.names())
     assert labels["pgd"] == "PGD · sees gradients" and labels["square"] == "Square · sees outputs only"
     assert labels["low_frequency"] == "Low frequency · sees gradients"
-    assert tuple(view.THREATS) == KINDS
+    assert tuple(TITLES) == KINDS
     assert [name for _, name in view.objective_choices()] == list(OBJECTIVES)
 
 
@@ -463,9 +464,9 @@ def test_a_transform_has_neither_noise_level_nor_draws() -> None:
 
 def test_the_plan_says_what_it_costs_or_why_not() -> None:
     here = networks_of_seconds(0.1)
-    words = controls.plan_words(here, *(link.FIELDS | {"attack": "adaptive", "draws": "2"}).values())
+    words = controls.plan_words(here, *(FIELDS | {"attack": "adaptive", "draws": "2"}).values())
     assert "**knows the defense**" in words and "Your details override: draws." in words and "about" in words
-    assert "eps 'much' is not a number" in controls.plan_words(here, *(link.FIELDS | {"eps": "much"}).values()).lower()
+    assert "eps 'much' is not a number" in controls.plan_words(here, *(FIELDS | {"eps": "much"}).values()).lower()
 
 
 def networks_of_seconds(seconds: float) -> Any:
@@ -650,7 +651,7 @@ def test_the_first_result_costs_few_evaluations(small: str, here: Networks) -> N
 
 def test_a_batch_keeps_what_is_finished(small: str, here: Networks, tmp_path: Path) -> None:
     (tmp_path / "bad.png").write_bytes(b"nothing")
-    updates = Batches(here).run([small, str(tmp_path / "bad.png"), small], *(link.FIELDS | {"steps": "1"}).values())
+    updates = Batches(here).run([small, str(tmp_path / "bad.png"), small], *(FIELDS | {"steps": "1"}).values())
     *_, (line, table, _) = updates = list(updates)
     made = [files["value"] for *_, files in updates if files.get("value")]
     assert 'data-state="done"' in line and "2 of 3" in line
@@ -667,7 +668,7 @@ def test_a_batch_keeps_what_is_finished(small: str, here: Networks, tmp_path: Pa
 
 def test_a_batch_has_limits(small: str, here: Networks) -> None:
     for photos, said in (([], "0 photos"), ([small] * 21, "21 photos")):
-        line, *_ = next(iter(Batches(here).run(photos, *link.FIELDS.values())))
+        line, *_ = next(iter(Batches(here).run(photos, *FIELDS.values())))
         assert said in line
 
 
@@ -676,7 +677,7 @@ def test_names_are_no_formulas() -> None:
 
 
 def test_certificates_are_those_of_the_library(small: str, here: Networks) -> None:
-    updates = list(Certificates(here).run(100, small, *(link.FIELDS | {"captured": True, "seed": "3"}).values()))
+    updates = list(Certificates(here).run(100, small, *(FIELDS | {"captured": True, "seed": "3"}).values()))
     line, words, table, images = updates[-1]
     assert 'data-state="done"' in line and any("of 100 samples" in update[0] for update in updates)
     assert "Not certified" in words and "4/255" in words
@@ -700,7 +701,7 @@ def test_a_bounded_gain_is_told_before_any_sample(small: str, here: Networks, mo
     restorer = LipschitzRestorer(1.2, (14,), (10,), (), (1,)).eval().requires_grad_(False)
     defense = Defense(restorer, here.defense(presets.choose(defense="paper")).purifier)
     monkeypatch.setattr(Networks, "defense", lambda self, choices: defense)
-    certificates = Certificates(here).run(100, small, *(link.FIELDS | {"captured": True, "seed": "3"}).values())
+    certificates = Certificates(here).run(100, small, *(FIELDS | {"captured": True, "seed": "3"}).values())
     early = next(words for line, words, *_ in certificates if words)
     certificates.close()
     moved = 4 * restorer.lipschitz_bound
@@ -709,7 +710,7 @@ def test_a_bounded_gain_is_told_before_any_sample(small: str, here: Networks, mo
 
 
 def test_only_offered_numbers_of_samples(small: str, here: Networks) -> None:
-    line, *_ = next(iter(Certificates(here).run(10**9, small, *link.FIELDS.values())))
+    line, *_ = next(iter(Certificates(here).run(10**9, small, *FIELDS.values())))
     assert "1000000000 samples" in line
     assert SIDE == 128
 
@@ -860,6 +861,6 @@ def test_data_urls_meet_the_same_reader(endpoint: str, client: Any) -> None:
 def test_api_has_four_documented_endpoints(client: Any) -> None:
     endpoints = client.view_api(return_format="dict")["named_endpoints"]
     assert set(endpoints) == {"/run", "/attack", "/purify", "/restore"}
-    assert [field["parameter_name"] for field in endpoints["/run"]["parameters"]] == ["photo", *link.FIELDS]
+    assert [field["parameter_name"] for field in endpoints["/run"]["parameters"]] == ["photo", *FIELDS]
     optional = [field for field in endpoints["/run"]["parameters"][1:] if not field["parameter_has_default"]]
     assert optional == []

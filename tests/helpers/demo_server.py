@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 import httpx
 
-from udc_defense.demo.link import FIELDS
+from udc_defense.demo.fields import FIELDS
 
 ROOT = Path(__file__).parents[2]
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import assert_type
+from typing import Any, assert_type
 
 from torch import Tensor, nn
 
@@ -11,6 +11,7 @@ from udc_defense import (
     Defense,
     attacks,
     capture,
+    evaluate,
     get_panel,
     load_defense,
     load_purifier,
@@ -21,6 +22,7 @@ from udc_defense import (
 )
 from udc_defense.attacks import AttackResult, pgd
 from udc_defense.certification import Gaussian
+from udc_defense.evaluation.api import Summary
 from udc_defense.purifiers.diffusion import DiffusionPurifier
 from udc_defense.restorers.base import Restorer
 
@@ -45,6 +47,12 @@ def every_public_name_has_a_type(image: Tensor) -> None:
     assert_type(Gaussian(0.1), Gaussian)
 
 
+def an_evaluation_from_python() -> None:
+    summary = evaluate("nafnet", defenses=["default", "jpeg:quality=50"], preset="quick", out="out")
+    assert_type(summary, Summary)
+    assert_type(summary.headline, list[dict[str, Any]])
+
+
 def mistakes_are_refused(model: nn.Module, image: Tensor) -> None:
     # Each comment is an error of its own for the checkers where there is nothing to ignore.
     attacks.pgd(model, image, image, eps="x")  # type: ignore[arg-type]
@@ -52,5 +60,6 @@ def mistakes_are_refused(model: nn.Module, image: Tensor) -> None:
     attacks.simba(model, image, image, eps=0.1, basis="wavelet")  # type: ignore[arg-type]
     udc_defense.load_restorers()  # type: ignore[attr-defined]
     attacks.gpd  # type: ignore[attr-defined]  # noqa: B018
+    evaluate(out=3)  # type: ignore[arg-type]
     load_defense(5)  # type: ignore[arg-type]
     udc_defense.threat(Defense(model), "knowing")  # type: ignore[arg-type]

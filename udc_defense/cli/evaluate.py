@@ -5,17 +5,16 @@ from __future__ import annotations
 import argparse
 import os
 import shlex
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from udc_defense.cli.common import complain, device, drain, say
 from udc_defense.cli.flags import RESTORER, SPEC, add_pairs, add_panel, command
-from udc_defense.errors import SettingError, UDCDefenseError
+from udc_defense.errors import SettingError
 
 if TYPE_CHECKING:
+    from udc_defense.evaluation.api import Images
     from udc_defense.evaluation.plan import Plan
-    from udc_defense.photo.source import Photo
 
 PRESETS = ("quick", "paper", "full")
 
@@ -24,7 +23,9 @@ def add(commands: Any) -> None:
     """Add the command."""
     words = "measure how robust restorers and defenses are, and what that costs: rows, summary and report"
     parser = command(commands, "evaluate", _evaluate, words)
-    parser.add_argument("--preset", choices=PRESETS, default="quick", help="quick needs no data (default)")
+    parser.add_argument(
+        "--preset", choices=PRESETS, default="quick", help="how much is measured; quick, the default, needs no images"
+    )
     parser.add_argument(
         "--restorer",
         action="append",
@@ -37,27 +38,40 @@ def add(commands: Any) -> None:
         metavar="SPEC",
         help=f"a defense to measure: {SPEC}; repeat for more (default: default)",
     )
-    parser.add_argument("--attacks", nargs="+", metavar="NAME", help="these alone, see udc-defense attack --list")
-    parser.add_argument("--threats", nargs="+", metavar="KIND", help="these alone: oblivious, bpda, surrogate, exact")
     parser.add_argument(
-        "--degradation", action="append", choices=("udc", "noise", "blur"), help="of the images; repeat for more"
+        "--attacks",
+        nargs="+",
+        metavar="NAME",
+        help="attacks to measure, of `udc-defense attack --list` (default: the preset's)",
     )
-    parser.add_argument("--scenes", type=Path, metavar="DIR", help="what the crop list's paths start from")
-    parser.add_argument("--crops", type=Path, metavar="FILE")
-    parser.add_argument("--split", choices=("val", "heldout"), help="of the crops, one only")
+    parser.add_argument(
+        "--threats",
+        nargs="+",
+        metavar="KIND",
+        help="what attackers know, of `udc-defense attack --list` (default: the preset's)",
+    )
+    parser.add_argument(
+        "--degradation",
+        action="append",
+        choices=("udc", "noise", "blur"),
+        help="what is done to images before they are restored (default udc); repeat for more",
+    )
+    parser.add_argument("--scenes", type=Path, metavar="DIR", help="folder that the paths of --crops start from")
+    parser.add_argument("--crops", type=Path, metavar="FILE", help="list of crops, a CSV file")
+    parser.add_argument("--split", choices=("val", "heldout"), help="measure this split of --crops only")
     add_pairs(parser)
     add_panel(parser)
-    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, mps")
+    parser.add_argument("--device", default="auto", help="device to compute on: auto (default), cpu, cuda or mps")
     parser.add_argument(
         "--precision",
         choices=("float32", "bfloat16"),
         default="float32",
-        help="of attackers' gradients; bfloat16 is faster where the hardware has it, and all is judged in float32",
+        help="precision of attackers' gradients; bfloat16 is faster where the hardware has it; judged is in float32",
     )
     parser.add_argument("--workers", type=int, help="processes of one thread each (default: one per core)")
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--seed", type=int, default=0, help="seed of all random numbers (default 0)")
     parser.add_argument(
-        "--out", type=Path, metavar="DIR", help="goes on where it was stopped (default evaluate-PRESET)"
+        "--out", type=Path, metavar="DIR", help="run folder; one that was stopped goes on (default evaluate-PRESET)"
     )
 
 
@@ -65,6 +79,7 @@ def _evaluate(options: argparse.Namespace) -> int:
     import torch
 
     from udc_defense.evaluation import evaluate
+    from udc_defense.evaluation.api import in_words
 
     torch.set_num_threads(1)  # as in workers: what a row says must not depend on the number of cores
     out = options.out or Path(f"evaluate-{options.preset}")
@@ -72,7 +87,12 @@ def _evaluate(options: argparse.Namespace) -> int:
     plan = _plan(options, team.device or device(options.device))
     workers = _workers(options, plan.device, team.count)
     processes = team.count * max(1, workers)
-    about = _named(options, plan) | evaluate.facts(plan, processes)
+    about = {
+        "command": shlex.join(["udc-defense", *options.arguments]),
+        "preset": options.preset,
+        "images": in_words(plan, _images(options)),
+        "bundled": _images(options).are_bundled,
+    } | evaluate.facts(plan, processes)
     if team.index == 0:
         say(f"Measuring on {about['images']}.")
     steps = evaluate.run(plan, out, about, workers, team)
@@ -97,87 +117,32 @@ def _report(out: Path) -> Path:
     return target
 
 
-def _named(options: argparse.Namespace, plan: Plan) -> dict[str, Any]:
-    """What the command line says, and the images in words."""
-    size, count = plan.protocol.size, len(plan.photos)
-    if options.pairs:
-        where = f"{count} captures of {options.pairs[0]} and their ground truth"
-    elif options.scenes:
-        where = f"{count} crops of {options.crops.name}"
-    else:
-        names = ", ".join(photo.name for photo in plan.photos)
-        where = f"{count} drawn scenes and bundled photos, which are no benchmark ({names})"
-    return {
-        "command": shlex.join(["udc-defense", *options.arguments]),
-        "preset": options.preset,
-        "images": f"{where}, at most {size} × {size} pixels",
-        "bundled": not (options.pairs or options.scenes),
-    }
+def _images(options: argparse.Namespace) -> Images:
+    from udc_defense.evaluation.api import Images
+
+    pairs = tuple(options.pairs) if options.pairs else None
+    return Images(pairs, options.domain, options.scenes, options.crops, options.split)
 
 
 def _plan(options: argparse.Namespace, chosen_device: str) -> Plan:
-    from udc_defense.evaluation import protocol
-    from udc_defense.evaluation.degradations import RESTORERS
-    from udc_defense.evaluation.plan import PAIRS, UDC, Plan
-    from udc_defense.purification import parse_defense
+    from udc_defense.evaluation.api import make_plan
 
-    preset = protocol.PRESETS[options.preset].narrowed(options.attacks, options.threats)
-    named = tuple(dict.fromkeys(options.restorer or ()))
-    degradations = options.degradation or ([PAIRS] if options.pairs else [UDC])
-    is_own = named or options.degradation or options.pairs
-    brief = () if is_own or not preset.elsewhere else ("noise", "blur")
-    found = [parse_defense(spec) for spec in options.defense or ["default"]]
-    for purification in filter(None, found):
-        purification.load()  # what it cannot be is said before hours of measuring
-    photos = tuple(_photos(options)[: preset.images])
-    return Plan(
-        protocol=replace(preset, perceptual=preset.perceptual and _has_lpips()),
-        photos=photos,
-        scenes=str(options.scenes or ""),
-        restorers={name: named or (RESTORERS.get(name, "default"),) for name in (*degradations, *brief)},
-        defenses=tuple(dict.fromkeys(purification for purification in found if purification)),
-        brief=brief,
+    plan = make_plan(
+        options.restorer or (),
+        options.defense or ("default",),
+        options.preset,
+        _images(options),
+        options.attacks,
+        options.threats,
+        options.degradation or (),
         panel=options.panel,
         seed=options.seed,
         device=chosen_device,
         precision=options.precision,
     )
-
-
-def _photos(options: argparse.Namespace) -> list[Photo]:
-    """All images that are there."""
-    from udc_defense.photo.source import from_crop, from_pair, from_title
-    from udc_defense.samples import scene_titles
-    from udc_defense.scenes import read_crops, read_pairs
-
-    if options.pairs:
-        if options.degradation or options.scenes or options.crops:
-            raise SettingError("--pairs stands alone: it brings captures and their ground truth.")
-        captures, clean = options.pairs
-        return [from_pair(pair) for pair in read_pairs(captures, clean, options.domain)]
-    if options.scenes and options.crops:
-        return [from_crop(crop, options.scenes) for crop in read_crops(options.crops, options.split)]
-    if options.scenes or options.crops:
-        raise SettingError("--scenes DIR and --crops FILE go together.")
-    if options.preset != "quick":
-        raise SettingError(
-            f"the preset {options.preset} needs images: --scenes DIR --crops FILE, or --pairs CAPTURES CLEAN."
-        )
-    return [from_title(title) for title in scene_titles()]
-
-
-def _has_lpips() -> bool:
-    """Whether its published weights can be had; a preset that wants it goes without where they cannot."""
-    import torch
-
-    from udc_defense.attacks.lpips import load_lpips
-
-    try:
-        load_lpips(torch.device("cpu"), torch.float32)
-    except UDCDefenseError as error:
-        complain(f"without LPIPS: {error}")
-        return False
-    return True
+    if not plan.protocol.perceptual and options.preset != "quick":
+        complain("without LPIPS, whose published weights cannot be had.")
+    return plan
 
 
 def _workers(options: argparse.Namespace, chosen_device: str, processes: int) -> int:

@@ -12,8 +12,8 @@ Flags = argparse.ArgumentParser | argparse._ArgumentGroup
 
 # What help says of a kind of value, so that no line needs its neighbours. What a registry knows stands in its list.
 RESTORER = "restorer: embedded name, folder, owner/name[@revision] on the Hub, or package.module:attribute"
-PANEL = "a built-in panel of `udc-defense simulate --list` or a panel file"
-SPEC = "none, default, or NAME[:OPTION=VALUE,…] of `udc-defense purify --list`, such as ddim:noise_level=20,steps=3"
+PANEL = "a built-in panel of `udc-defense panel list` or a panel file"
+SPEC = "none, default, or NAME[:OPTION=VALUE,…] of `udc-defense purify --list`, such as jpeg:quality=50"
 
 
 def command(

@@ -1,4 +1,4 @@
-"""What there is to choose from: `simulate --list`, `attack --list`, `purify --list`."""
+"""What there is to choose from: `attack --list`, `purify --list`."""
 
 from __future__ import annotations
 
@@ -9,20 +9,8 @@ from udc_defense.cli.common import say
 from udc_defense.options import Option
 
 
-class ListPanels(argparse.Action):
-    """`simulate --list`: like --help, prints and leaves, whatever else is or is not given."""
-
-    def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> None:
-        from udc_defense.optics import PANELS
-
-        say("Built-in panels (--panel NAME):")
-        for name, panel in PANELS.items():
-            say(f"  {name}: {panel.title}")
-        parser.exit()
-
-
 class ListPurifiers(argparse.Action):
-    """`purify --list`: like --help, prints and leaves."""
+    """`purify --list`: like --help, prints and leaves, whatever else is or is not given."""
 
     def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> None:
         from udc_defense.guides import GUIDES

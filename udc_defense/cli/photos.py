@@ -33,7 +33,7 @@ from udc_defense.cli.flags import (
     add_restorer,
     command,
 )
-from udc_defense.cli.lists import ListAttacks, ListPanels, ListPurifiers
+from udc_defense.cli.lists import ListAttacks, ListPurifiers
 from udc_defense.cli.progress import Meter
 from udc_defense.errors import SettingError
 
@@ -86,7 +86,6 @@ def add(commands: Any) -> None:
     run.set_defaults(command=lambda options: _run_recipe(run, options) if options.recipe else _run(options))
 
     simulate = _one_stage_command(commands, "simulate", _simulate, "photos to under-display captures")
-    simulate.add_argument("--list", action=ListPanels, nargs=0, help="list the built-in panels and leave")
     add_panel(simulate)
     add_output(simulate)
     attack = _one_stage_command(commands, "attack", _attack, "captures to attacked captures")

@@ -33,20 +33,29 @@ SMALL_CROP, CROPS_OF_A_CAPTURE = 128, 4  # a capture costs more than a small cro
 def add(commands: Any) -> None:
     """Add `train`, `finetune` and `curve`."""
     train = command(commands, "train", _train, "train a restorer or a purifier")
-    train.add_argument("network", choices=NETWORKS)
-    train.add_argument("--architecture", metavar="NAME", help="of a restorer, from the zoo (default: gated_unet)")
+    train.add_argument("network", choices=NETWORKS, help="what is trained")
+    train.add_argument("--architecture", metavar="NAME", help="architecture of a restorer (default gated_unet)")
     train.add_argument(
-        "--option", action="append", default=[], metavar="NAME=VALUE", help="of the architecture, as JSON; repeat"
+        "--option",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="an option of --architecture, as JSON; repeat for more",
     )
     add_pairs(train)
     _add_run(train, steps=15_000, batch=2, learning_rate=5e-4)
 
     finetune = command(commands, "finetune", _finetune, "fine-tune a restorer after a recipe")
     finetune.add_argument("restorer", metavar="RESTORER", help=f"the network to start from; {RESTORER}")
-    finetune.add_argument("--recipe", default="purified", metavar="NAME", help="see udc-defense finetune --list")
+    finetune.add_argument(
+        "--recipe",
+        default="purified",
+        metavar="NAME",
+        help="a recipe of `udc-defense finetune --list` (default purified)",
+    )
     finetune.add_argument("--list", action=_ListRecipes, nargs=0, help="recipes with their options")
     finetune.add_argument(
-        "--option", action="append", default=[], metavar="NAME=VALUE", help="of the recipe's own; repeat for more"
+        "--option", action="append", default=[], metavar="NAME=VALUE", help="an option of the recipe; repeat for more"
     )
     add_defense(finetune, "what a recipe that purifies purifies with, at the recipe's noise levels", USUAL_DEFENSE)
     finetune.add_argument(
@@ -70,8 +79,8 @@ def _add_run(parser: argparse.ArgumentParser, *, steps: int, batch: int, learnin
     )
     parser.add_argument("--crops", type=Path, metavar="FILE", help="crop list whose scenes are kept out of training")
     add_panels(parser)
-    parser.add_argument("--out", type=Path, required=True, metavar="DIR")
-    parser.add_argument("--steps", type=int, default=steps, help=f"of the optimizer (default {steps})")
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="run folder")
+    parser.add_argument("--steps", type=int, default=steps, help=f"steps of the optimizer (default {steps})")
     parser.add_argument(
         "--batch",
         type=int,
@@ -79,13 +88,17 @@ def _add_run(parser: argparse.ArgumentParser, *, steps: int, batch: int, learnin
         help=f"captures that a process takes at once, each of 1 to 4 crops (default {batch})",
     )
     parser.add_argument("--accumulate", type=int, default=1, metavar="N", help="batches per step (default 1)")
-    parser.add_argument("--learning-rate", type=float, default=learning_rate, help=f"default {learning_rate:g}")
-    parser.add_argument("--precision", choices=("no", "bf16"), default="no")
-    parser.add_argument("--checkpoint-every", type=int, default=500, metavar="STEPS")
+    parser.add_argument(
+        "--learning-rate", type=float, default=learning_rate, help=f"learning rate (default {learning_rate:g})"
+    )
+    parser.add_argument("--precision", choices=("no", "bf16"), default="no", help="mixed precision (default no)")
+    parser.add_argument(
+        "--checkpoint-every", type=int, default=500, metavar="STEPS", help="steps between checkpoints (default 500)"
+    )
     parser.add_argument("--resume", action="store_true", help="go on from the newest checkpoint in --out")
     parser.add_argument("--tensorboard", action="store_true", help="log for TensorBoard, too, in --out/tensorboard")
     parser.add_argument("--push-to-hub", metavar="OWNER/NAME", help="upload the result; made where it does not exist")
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--seed", type=int, default=0, help="seed of all random numbers (default 0)")
 
 
 # --- What the commands do ---------------------------------------------------------------------------------------------

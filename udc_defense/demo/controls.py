@@ -8,12 +8,14 @@ from typing import Any
 
 import gradio as gr
 
+from udc_defense import threats
 from udc_defense.checkpoints.files import embedded_names
 from udc_defense.demo import presets, view
 from udc_defense.demo.choices import DEFENSES, step_limits, takes
 from udc_defense.demo.engine import seconds
+from udc_defense.demo.fields import ATTACK, DEFENSE, FIELDS, details
 from udc_defense.demo.handlers import QUIET, for_visitors, unopened
-from udc_defense.demo.link import FIELDS, named
+from udc_defense.demo.link import named
 from udc_defense.demo.networks import Networks
 from udc_defense.demo.presets import choose
 from udc_defense.errors import CheckpointError, SettingError
@@ -115,8 +117,8 @@ def _offer(files: dict[str, Path], photo: gr.Image) -> dict[str, str]:
 
 
 def _attack() -> dict[str, Any]:
-    fields: dict[str, Any] = {"attack": _row("Attack", presets.ATTACKS, presets.ATTACK, "attack")}
-    _, eps, steps, *_ = attack_details(presets.ATTACK, "")
+    fields: dict[str, Any] = {"attack": _row("Attack", presets.ATTACKS, ATTACK, "attack")}
+    _, eps, steps, *_ = attack_details(ATTACK, "")
     with gr.Accordion("Details of the attack", open=False, elem_id="attack-details"):
         fields["method"] = gr.Dropdown(
             AS_PRESET + view.attack_choices(), value="", label="Method", filterable=False, elem_id="method"
@@ -125,7 +127,7 @@ def _attack() -> dict[str, Any]:
             fields["eps"] = _number("Largest change ε, of 255", "eps", eps["placeholder"])
             fields["steps"] = _number("Steps", "steps", steps["placeholder"])
         fields["threat"] = gr.Dropdown(
-            AS_PRESET + [(words, kind) for kind, words in view.THREATS.items()],
+            AS_PRESET + [(words, kind) for kind, words in threats.TITLES.items()],
             value="",
             label="What the attacker knows of the defense",
             info="Attacks that see outputs only query it and differentiate nothing.",
@@ -149,8 +151,8 @@ def _attack() -> dict[str, Any]:
 
 
 def _defense() -> dict[str, Any]:
-    fields: dict[str, Any] = {"defense": _row("Defense", presets.DEFENSES, presets.DEFENSE, "defense")}
-    _, level, draws = defense_details(presets.DEFENSE, "", "")
+    fields: dict[str, Any] = {"defense": _row("Defense", presets.DEFENSES, DEFENSE, "defense")}
+    _, level, draws = defense_details(DEFENSE, "", "")
     words = [(SAMPLER_WORDS.get(name) or view.defense_words(name), name) for name in DEFENSES if name != "none"]
     with gr.Accordion("Details of the defense", open=False, elem_id="defense-details"):
         fields["sampler"] = gr.Dropdown(
@@ -258,12 +260,12 @@ def plan_words(networks: Networks, *values: Any) -> str:
     changed = [
         name
         for name in FIELDS
-        if name in (*presets.ATTACK_DETAILS, *presets.DEFENSE_DETAILS, "purifier") and fields[name] not in (None, "")
+        if name in (*details("attack"), *details("defense"), "purifier") and fields[name] not in (None, "")
     ]
-    details = f" Your details override: {', '.join(changed).replace('_', ' ')}." if changed else ""
+    overridden = f" Your details override: {', '.join(changed).replace('_', ' ')}." if changed else ""
     return (
         f"**Attack:** {attack.words}\n\n**Defense:** {defense.words}\n\n"
-        f"{details} For a photo of 256×256 that takes {_about(seconds(networks, choices))} here."
+        f"{overridden} For a photo of 256×256 that takes {_about(seconds(networks, choices))} here."
     )
 
 

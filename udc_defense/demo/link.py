@@ -6,31 +6,10 @@ from collections.abc import Mapping
 from typing import Any
 from urllib.parse import urlencode
 
-from udc_defense.demo.presets import ATTACK, DEFENSE, choose
+from udc_defense.demo.fields import FIELDS
+from udc_defense.demo.presets import choose
 
 LONGEST = 200  # characters of one value
-
-
-# Every choice in the order of the handlers' arguments, and its value where nothing is chosen.
-FIELDS: dict[str, Any] = {
-    "captured": False,
-    "panel": "axon20",
-    "attack": ATTACK,
-    "defense": DEFENSE,
-    "method": "",
-    "eps": "",
-    "steps": "",
-    "threat": "",
-    "objective": "",
-    "norm": "",
-    "options": "",
-    "sampler": "",
-    "noise_level": "",
-    "draws": "",
-    "restorer": "",
-    "purifier": "",
-    "seed": "",
-}
 
 
 def named(values: tuple[Any, ...]) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from udc_defense.demo.choices import Choices
+from udc_defense.demo.fields import ATTACK, DEFENSE, TABLE, details
 from udc_defense.errors import SettingError
 from udc_defense.purification import DEFAULT
 
@@ -63,13 +64,10 @@ DEFENSES = {
         TRAINED | {"draws": 8},
     ),
 }
-ATTACK, DEFENSE = "quick", "fast"
-ATTACK_DETAILS = ("method", "eps", "steps", "threat", "objective", "norm", "options")
-DEFENSE_DETAILS = ("sampler", "noise_level", "draws")
-NUMBERS = ("eps", "steps", "noise_level", "draws", "seed")
+NUMBERS = tuple(field.name for field in TABLE if field.kind in (int, float))
 
 
-def choose(attack: str = ATTACK, defense: str = DEFENSE, **details: Any) -> Choices:
+def choose(attack: str = ATTACK, defense: str = DEFENSE, **chosen: Any) -> Choices:
     """The choices of two presets and of details; a detail that is None or empty is as in its preset.
 
     Off is off, whatever the details say. Another method has its own usual steps; another sampler, or another purifier
@@ -78,9 +76,9 @@ def choose(attack: str = ATTACK, defense: str = DEFENSE, **details: Any) -> Choi
     Raises:
         SettingError: a preset is unknown or a detail out of range.
     """
-    given = {name: _read(name, value) for name, value in details.items() if value not in (None, "")}
+    given = {name: _read(name, value) for name, value in chosen.items() if value not in (None, "")}
     attacking, defending = dict(_preset("attack", attack, ATTACKS)), dict(_preset("defense", defense, DEFENSES))
-    for off, names in ((attack == "off", ATTACK_DETAILS), (defense == "off", DEFENSE_DETAILS)):
+    for off, names in ((attack == "off", details("attack")), (defense == "off", details("defense"))):
         if off:
             given = {name: value for name, value in given.items() if name not in names}
     if given.get("method", attacking["method"]) != attacking["method"]:

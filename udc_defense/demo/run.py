@@ -12,9 +12,10 @@ from PIL import Image
 from udc_defense.demo import engine, view
 from udc_defense.demo.choices import Choices
 from udc_defense.demo.downloads import downloads
+from udc_defense.demo.fields import FIELDS, details, endpoint
 from udc_defense.demo.handlers import Update, chosen_photo, guarded
 from udc_defense.demo.networks import Networks
-from udc_defense.demo.presets import ATTACK, DEFENSE, choose
+from udc_defense.demo.presets import choose
 from udc_defense.demo.progress import Progress, status
 from udc_defense.demo.verdict import suspicion, verdict
 from udc_defense.device import best_device
@@ -34,56 +35,19 @@ class Runs:
     def __init__(self, networks: Networks) -> None:
         self.networks = networks
 
-    def run(
-        self,
-        photo: str | None,
-        captured: bool = False,
-        panel: str = "axon20",
-        attack: str = ATTACK,
-        defense: str = DEFENSE,
-        method: str | None = None,
-        eps: float | None = None,
-        steps: int | None = None,
-        threat: str | None = None,
-        objective: str | None = None,
-        norm: str | None = None,
-        options: str | None = None,
-        sampler: str | None = None,
-        noise_level: int | None = None,
-        draws: int | None = None,
-        restorer: str | None = None,
-        purifier: str | None = None,
-        seed: int | None = None,
-    ) -> Iterator[Update]:
+    @endpoint(*FIELDS)
+    def run(self, photo: str | None, fields: dict[str, Any]) -> Iterator[Update]:
         """Attack, purify and restore one photo; every stage is sent as soon as it is there.
 
         What is null or empty is as the presets `attack` and `defense` say. What an attack does not take is ignored.
 
         Args:
             photo: any image; large ones are scaled down.
-            captured: the photo already comes from an under-display camera; otherwise its capture is simulated.
-            panel: the display in front of the camera: axon20, toled or poled.
-            attack: off, quick, strong or adaptive.
-            defense: off, fast, paper or best.
-            method: of the attack: one of the library's, such as pgd, apgd, cw (see gradients), square (outputs only).
-            eps: largest change, in units of 1/255, 0 to 16.
-            steps: of the attack, 1 to 50, of one that sees outputs only to 1000.
-            threat: what the attacker knows of the defense: oblivious, bpda, surrogate or exact.
-            objective: what the attack makes worse: mse, l1, ssim or ms_ssim.
-            norm: linf or l2.
-            options: the attack's own, such as restarts=2, momentum=0.75.
-            sampler: of the defense: one_step, ddim, ddpm, dpm_solver, ode, or a plain transform such as jpeg.
-            noise_level: forward diffusion steps, 0 to 100.
-            draws: purifications that are averaged, 1 to 8.
-            restorer: embedded name, or owner/name[@revision] on the Hugging Face Hub.
-            purifier: likewise.
-            seed: of all noise; null draws one.
 
         Returns:
             Status (HTML), verdict (Markdown), all stages, table (HTML), amplified perturbation, report.json, and files:
             a zip of everything, recipe.json for `udc-defense run --recipe`, and every stage as a PNG of 16 bit.
         """
-        fields = {name: value for name, value in locals().items() if name not in ("self", "photo")}
         yield from guarded(self._run(photo, fields), OUTPUTS, photo)
 
     def _run(self, photo: str | None, fields: dict[str, Any]) -> Iterator[Update]:
@@ -114,90 +78,42 @@ class Runs:
         # Whole once more: a client of the API gets the last update only.
         yield (*_everything(done, result, settings, note, limit)[:-2], report, files)
 
-    def attack(
-        self,
-        photo: str | None,
-        attack: str = ATTACK,
-        defense: str = DEFENSE,
-        method: str | None = None,
-        eps: float | None = None,
-        steps: int | None = None,
-        threat: str | None = None,
-        objective: str | None = None,
-        norm: str | None = None,
-        options: str | None = None,
-        sampler: str | None = None,
-        noise_level: int | None = None,
-        draws: int | None = None,
-        restorer: str | None = None,
-        purifier: str | None = None,
-        seed: int | None = None,
-    ) -> Iterator[Update]:
+    @endpoint(*(name for name in FIELDS if name not in ("captured", "panel")))
+    def attack(self, photo: str | None, fields: dict[str, Any]) -> Iterator[Update]:
         """Attack a capture; what the restorer makes of it untouched is what the attack moves it away from.
 
         Args:
             photo: a capture of an under-display camera.
-            attack: quick, strong or adaptive.
-            defense: which an attacker who knows it attacks: off, fast, paper or best.
-            method: as in /run, like all that follow.
-            eps: largest change, in units of 1/255.
-            steps: of the attack.
-            threat: oblivious, bpda, surrogate or exact.
-            objective: mse, l1, ssim or ms_ssim.
-            norm: linf or l2.
-            options: the attack's own.
-            sampler: of the defense.
-            noise_level: of the defense.
-            draws: of the defense.
-            restorer: embedded name or Hub id.
-            purifier: embedded name or Hub id.
-            seed: null draws one.
 
         Returns:
             Status (HTML), and the attacked capture as a PNG.
         """
-        fields = {name: value for name, value in locals().items() if name not in ("self", "photo")}
         yield from guarded(self._stage(photo, fields, self._attacked), 2, photo)
 
-    def purify(
-        self,
-        photo: str | None,
-        defense: str = DEFENSE,
-        sampler: str | None = None,
-        noise_level: int | None = None,
-        draws: int | None = None,
-        purifier: str | None = None,
-        seed: int | None = None,
-    ) -> Iterator[Update]:
+    @endpoint("defense", *details("defense"), "purifier", "seed")
+    def purify(self, photo: str | None, fields: dict[str, Any]) -> Iterator[Update]:
         """Purify a capture.
 
         Args:
             photo: a capture of an under-display camera, attacked or not.
-            defense: fast, paper or best.
-            sampler: as in /run, like all that follow.
-            noise_level: forward diffusion steps, 0 to 100.
-            draws: purifications that are averaged, 1 to 8.
-            purifier: embedded name or Hub id.
-            seed: null draws one.
 
         Returns:
             Status (HTML), and the purified capture as a PNG.
         """
-        fields = {name: value for name, value in locals().items() if name not in ("self", "photo")}
         yield from guarded(self._stage(photo, {"attack": "off"} | fields, self._purified), 2, photo)
 
-    def restore(self, photo: str | None, restorer: str | None = None) -> Iterator[Update]:
+    @endpoint("restorer")
+    def restore(self, photo: str | None, fields: dict[str, Any]) -> Iterator[Update]:
         """Restore a capture.
 
         Args:
             photo: a capture of an under-display camera, purified or not.
-            restorer: embedded name or Hub id.
 
         Returns:
             Status (HTML), and the restored image as a PNG.
         """
-        fields = {"attack": "off", "defense": "off", "restorer": restorer}
-        yield from guarded(self._stage(photo, fields, self._restored), 2, photo)
+        off = {"attack": "off", "defense": "off"}
+        yield from guarded(self._stage(photo, off | fields, self._restored), 2, photo)
 
     def _stage(self, photo: str | None, fields: dict[str, Any], stage: Stage) -> Iterator[Update]:
         """One stage of a capture; yields while it works, so that it can be stopped."""

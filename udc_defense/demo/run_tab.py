@@ -11,8 +11,9 @@ from typing import Any
 import gradio as gr
 
 from udc_defense.demo.controls import Controls, add_controls
+from udc_defense.demo.fields import FIELDS
 from udc_defense.demo.handlers import COMPUTING, QUIET, for_visitors, lent_seconds, session_of, working
-from udc_defense.demo.link import FIELDS, named, query, read_query
+from udc_defense.demo.link import named, query, read_query
 from udc_defense.demo.networks import Networks
 from udc_defense.demo.progress import status, stopped, stopping
 from udc_defense.demo.results import Results, add_results

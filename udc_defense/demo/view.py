@@ -29,12 +29,6 @@ STANDS_IN = {
 # Names that a file name does not show; other attacks are called like their file.
 ATTACK_TITLES = {"apgd": "Auto-PGD", "cospgd": "CosPGD", "cw": "Carlini–Wagner", "fgsm": "FGSM", "pgd": "PGD"}
 ATTACK_TITLES |= {"simba": "SimBA"}
-THREATS = {
-    "oblivious": "Nothing: sees the restorer",
-    "bpda": "Runs it, goes around it in gradients (BPDA)",
-    "surrogate": "Gradients through fewer of its steps",
-    "exact": "Exact gradients through it (slowest)",
-}
 PROPER = {"dct": "DCT", "gaussian": "Gaussian", "jpeg": "JPEG"}
 LENS_SIDE = 256  # pixels on the screen, about
 FILLED = 0.35  # of the range of values, by the largest change of an amplified perturbation: more of it would glare

@@ -3,13 +3,8 @@
 from __future__ import annotations
 
 from udc_defense.evaluation.rows import Budget
+from udc_defense.threats import TITLES
 
-THREATS = {
-    "oblivious": "does not know it",
-    "bpda": "knows it, BPDA",
-    "surrogate": "knows it, surrogate",
-    "exact": "knows it, exact gradient",
-}
 DEGRADATIONS = {"udc": "display", "pairs": "photographed pairs", "noise": "noise", "blur": "blur"}
 NORMS = {"linf": "L∞", "l2": "L2"}
 # Name, decimals, and whether more is better; units where there are any.
@@ -26,7 +21,7 @@ METRICS = {
 
 def threat(kind: str) -> str:
     """What an attacker knows of the defense, in a cell."""
-    return THREATS.get(kind, kind)
+    return TITLES.get(kind, kind)
 
 
 def restorer(name: str) -> str:
