@@ -18,7 +18,7 @@ UDC := $(VENV)/bin/udc-defense
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-slow check space format results train-all screenshots wheel clean need-scenes
+.PHONY: help demo test test-slow check space format results publish train-all screenshots wheel clean need-scenes
 
 help: ## list the targets
 	@echo "Targets of udc-defense:"
@@ -61,29 +61,26 @@ format: $(STAMP) ## format the code and mend what lint can
 	$(PYTHON) -m ruff check --fix
 	$(PYTHON) -m ruff format
 
-ON_CROPS = --scenes "$(SCENES)" --crops "$(CROPS)" --out results
+MEASURE = $(PYTHON) -m study measure
+ON_CROPS = --scenes "$(SCENES)" --crops "$(CROPS)"
 
 # Each restorer on captures of a panel that it knows.
-PAPER = $(UDC) evaluate --preset paper --scenes "$(SCENES)" --crops "$(CROPS)" --split heldout --precision bfloat16
+PAPER = $(UDC) evaluate --preset paper $(ON_CROPS) --split heldout --precision bfloat16
 OF_AXON20 = default adversarial purified_adversarial axon20 nafnet purified noisy de_unet uformer udc_unet
 
 # The purifier that chooses a level for each photo is calibrated by what is measured before it.
 results: need-scenes $(STAMP) ## measure again what results/ holds, README and cards too [SCENES=DIR CROPS=FILE]
-	$(UDC) results $(ON_CROPS) --protocol spine --protocol attacks --protocol detection --protocol purifiers \
-	  --protocol architectures --protocol finetuning
-	$(UDC) denoising $(ON_CROPS)
-	$(UDC) noise-level $(ON_CROPS)
-	$(UDC) generalisation $(ON_CROPS)
-	$(UDC) panels $(ON_CROPS) --runs runs/panels
-	$(PYTHON) -m udc_defense.evaluation.publish
-	$(UDC) results $(ON_CROPS) --protocol per_photo
-	$(UDC) cost --out results
-	$(UDC) ducd $(ON_CROPS) --run runs/ducd --precision bf16
-	$(UDC) certification $(ON_CROPS) --surrogate runs/ducd/surrogate
+	for name in default_defense attacks detection purifiers architectures finetuning denoising noise_level \
+	  generalisation panels; do $(MEASURE) $$name $(ON_CROPS) || exit 1; done
+	$(PYTHON) -m study calibrate
+	for name in per_photo cost ducd certification; do $(MEASURE) $$name $(ON_CROPS) || exit 1; done
 	$(PAPER) --panel axon20 $(addprefix --restorer ,$(OF_AXON20)) --out results/evaluation/axon20
 	$(PAPER) --panel toled --restorer toled --out results/evaluation/toled
 	$(PAPER) --panel poled --restorer poled --out results/evaluation/poled
-	$(PYTHON) -m udc_defense.evaluation.publish
+	$(PYTHON) -m study publish
+
+publish: $(STAMP) ## README, RESULTS.md and cards again, from what results/ holds
+	$(PYTHON) -m study publish
 
 ON_SCENES = --scenes "$(SCENES)" --crops "$(CROPS)" --panel axon20 --panel axon20 --panel toled --panel poled
 

@@ -12,7 +12,6 @@ from dataclasses import replace
 import torch
 
 from udc_defense import Defense, load_restorer
-from udc_defense.evaluation.attack_suite import EXACT, TARGET_PSNR
 from udc_defense.photo import stages
 from udc_defense.photo.settings import Settings
 from udc_defense.precision import PRECISIONS
@@ -20,10 +19,9 @@ from udc_defense.purification import DEFAULT
 from udc_defense.samples import scene_of, scene_titles
 
 SIZE, PHOTOS = 128, 4
-KNOWING = EXACT | {"resubmit": 0}
 ATTACKS = {
-    "PGD-20": Settings(attack="pgd", **KNOWING),
-    "C&W": Settings(attack="cw", **KNOWING, steps=20, options={"psnr": TARGET_PSNR}),
+    "PGD-20": Settings(attack="pgd", threat="exact"),
+    "C&W": Settings(attack="cw", threat="exact", steps=20, options={"psnr": 15.0}),
 }
 
 

@@ -20,8 +20,8 @@ from torch import Tensor, nn
 
 from udc_defense.attacks import ATTACKS
 from udc_defense.checkpoints.load import load_restorer, weights_sum
+from udc_defense.evaluation.jobs import CENTRE
 from udc_defense.evaluation.rows import CERTIFIED
-from udc_defense.evaluation.runner import CENTRE
 from udc_defense.images import write_file
 from udc_defense.metrics import certified_psnr, psnr
 from udc_defense.noise import seeded

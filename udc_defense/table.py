@@ -96,11 +96,12 @@ class Table:
         return text.getvalue()
 
     def markdown(self) -> str:
-        """A pipe table under its caption."""
+        """A pipe table under its caption, where it has one."""
         lines = [_line(column.title.translate(MARKDOWN) for column in self.columns)]
         lines.append(_line("---" if self.is_words(i) else "---:" for i in range(len(self.columns))))
         lines += [_line(text.translate(MARKDOWN) for text in row) for row in self.texts()]
-        return f"{self.caption.translate(MARKDOWN)}\n\n" + "\n".join(lines) + "\n"
+        above = f"{self.caption.translate(MARKDOWN)}\n\n" if self.caption else ""
+        return above + "\n".join(lines) + "\n"
 
     def latex(self) -> str:
         """A `table` for the package booktabs."""

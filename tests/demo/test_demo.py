@@ -23,6 +23,7 @@ os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 pytest.importorskip("gradio", reason="the extra `demo` is not installed")
 
+
 from udc_defense.attacks import ATTACKS, AttackResult
 from udc_defense.attacks.objectives import OBJECTIVES
 from udc_defense.certification import Budget, Certification, Denoised, Gaussian
@@ -39,6 +40,7 @@ from udc_defense.demo import (
     presets,
     progress,
     results,
+    robustness_tab,
     view,
 )
 from udc_defense.demo import verdict as words_of
@@ -48,16 +50,15 @@ from udc_defense.demo.choices import Choices
 from udc_defense.demo.fields import FIELDS
 from udc_defense.demo.handlers import for_visitors, guarded
 from udc_defense.demo.networks import Networks
-from udc_defense.demo.robustness_tab import LINES, frame
+from udc_defense.demo.robustness_tab import LINES
 from udc_defense.demo.run import OUTPUTS, Runs
 from udc_defense.device import best_device
 from udc_defense.errors import CheckpointError, ImageError, SettingError, UDCDefenseError
-from udc_defense.evaluation import publish, spine
-from udc_defense.evaluation.runner import read_results
 from udc_defense.images import quantize, read_image, to_pil, write_png
 from udc_defense.photo.result import STAGES, Result
 from udc_defense.photo.settings import Settings
 from udc_defense.photo.stages import Step
+from udc_defense.purification import DEFAULT, DIFFUSION
 from udc_defense.purifiers.diffusion import DiffusionPurifier
 from udc_defense.restorers.gated_unet import GatedUNet
 from udc_defense.threats import KINDS, TITLES
@@ -307,7 +308,7 @@ def test_presets_are_choices_and_details_override_them() -> None:
             assert (chosen.sampler == "none") == (defense == "off")
     assert presets.choose("adaptive").settings().threat == "exact"
     fast = presets.choose()
-    assert fast.purifier is not None and fast.purification(fast.purifier) == spine.DEFAULT
+    assert fast.purifier is not None and fast.purification(fast.purifier) == DEFAULT
     for other in ({"sampler": "ddim"}, {"purifier": "owner/name"}):
         chosen = presets.choose(defense="best", **other)
         assert (chosen.purifier, chosen.noise_level, chosen.draws) == (other.get("purifier"), 30, 1)
@@ -457,8 +458,8 @@ def test_a_transform_has_neither_noise_level_nor_draws() -> None:
     for sampler, shown in (("", True), ("ddim", True), ("jpeg", False)):
         assert [update["visible"] for update in controls.defense_details("best", sampler, "")] == [True, shown, shown]
     assert not any(update["visible"] for update in controls.defense_details("off", "ddim", ""))
-    assert controls.defense_details("fast", "", "")[2]["placeholder"] == str(spine.DEFAULT.draws)
-    assert controls.defense_details("fast", "", "owner/name")[1]["placeholder"] == str(spine.DIFFUSION.noise_level)
+    assert controls.defense_details("fast", "", "")[2]["placeholder"] == str(DEFAULT.draws)
+    assert controls.defense_details("fast", "", "owner/name")[1]["placeholder"] == str(DIFFUSION.noise_level)
     assert view.defense_words("dct_denoise") == "Plain DCT denoise, sigma 8"
 
 
@@ -719,15 +720,20 @@ def test_only_offered_numbers_of_samples(small: str, here: Networks) -> None:
 
 
 def test_the_plot_holds_the_published_numbers() -> None:
-    found = read_results(publish.ROOT / "results" / "spine.json")
-    points = frame(found, "heldout", "psnr")
-    assert set(points["image"]) == set(LINES.values())
-    wanted = {"split": "heldout", "eps": 8, "size": 256, "threat": "oblivious"}
-    rows = [row for row in found.rows if wanted.items() <= {name: row[name] for name in wanted}.items()]
-    rows = [row for row in rows if row["purifier"] == spine.DEFAULT.facts()]
-    mean = sum(row["psnr"]["defended_attacked"] for row in rows) / len(rows)
-    point = points[(points["ε, of 255"] == 8) & (points["image"] == LINES["defended_attacked"])]
-    assert point["value"].item() == pytest.approx(mean, abs=1e-3)
+    points = robustness_tab.frame("heldout", "psnr")
+    assert set(points["image"]) == set(LINES.values()) and set(points["ε, of 255"]) == {1, 2, 4, 8}
+    shown = robustness_tab.place("psnr-heldout").splitlines()
+    last = dict(zip(*(line.strip("| ").split(" | ") for line in (shown[0], shown[-1])), strict=True))
+    for column, words in LINES.items():
+        point = points[(points["ε, of 255"] == 8) & (points["image"] == words)]
+        assert point["value"].item() == float(last[column])
+
+
+def test_every_part_of_the_published_results_has_its_tables() -> None:
+    assert "held-out crops" in robustness_tab.paragraph() and "<!--" not in robustness_tab.paragraph()
+    for title in robustness_tab.MORE:
+        assert robustness_tab.section(title).count("\n| --- |") > 0, title
+    assert robustness_tab.place("made").startswith("`python -m study measure")
 
 
 # --- The API ----------------------------------------------------------------------------------------------------------
@@ -757,7 +763,7 @@ def value(update: Any) -> Any:
 
 
 def test_the_program_of_the_readme_runs(client: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    readme = (publish.ROOT / "README.md").read_text(encoding="utf-8")
+    readme = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
     program = re.findall(r"```python\n(.*?)```", readme, re.DOTALL)[0].replace("http://127.0.0.1:7860/", client.src)
     write_png(torch.rand(1, 3, 48, 48), tmp_path / "photo.png")
     monkeypatch.chdir(tmp_path)

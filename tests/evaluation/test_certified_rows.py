@@ -6,11 +6,10 @@ from pathlib import Path
 
 import torch
 
-from udc_defense.evaluation.entry import Entry
 from udc_defense.evaluation.evaluate import Team, facts, run
-from udc_defense.evaluation.plan import Bundled, Plan
-from udc_defense.evaluation.protocol import Protocol
 from udc_defense.evaluation.rows import certified, read_run, value
+from udc_defense.evaluation.study import Attack, Part, Plan, Study
+from udc_defense.photo.source import from_title
 from udc_defense.purification import Purification
 from udc_defense.restorers.lipschitz import LipschitzRestorer
 from udc_defense.samples import STREETS
@@ -20,10 +19,9 @@ def test_the_bound_is_in_the_rows_of_the_bare_restorer(tmp_path: Path) -> None:
     torch.manual_seed(0)
     restorer = LipschitzRestorer(1.2, (14,), (10,), (), (1,))
     restorer.save_pretrained(tmp_path / "net")
-    attack = (Entry("PGD-2", "pgd", {"steps": 2}),)
-    protocol = Protocol(24, 1, attack, (), (), (), (), (), 0, (), perceptual=False)
-    photos, jpeg = (Bundled(next(iter(STREETS))),), Purification("jpeg", strength=75)
-    plan = Plan(protocol, photos, "", {"udc": (str(tmp_path / "net"),)}, (jpeg,))
+    study = Study(24, (Part((Attack("PGD-2", "pgd", {"steps": 2}),)),), images=1)
+    photos, jpeg = (from_title(next(iter(STREETS))),), Purification("jpeg", strength=75)
+    plan = Plan(study, photos, {"udc": (str(tmp_path / "net"),)}, (jpeg,))
     for _ in run(plan, tmp_path / "run", facts(plan, 1), 0, Team()):
         pass
     rows = {row["defense"]: row for row in read_run(tmp_path / "run")}

@@ -25,12 +25,11 @@ from toy_models import anywhere
 
 from udc_defense import cli
 from udc_defense.errors import OutputError, SettingError, UDCDefenseError
-from udc_defense.evaluation import evaluate, runner
-from udc_defense.evaluation.entry import Entry
+from udc_defense.evaluation import evaluate, study
+from udc_defense.evaluation import workers as processes
 from udc_defense.evaluation.evaluate import RUN, SUMMARY, Team, finish, run
-from udc_defense.evaluation.plan import Plan
-from udc_defense.evaluation.protocol import PRESETS, Protocol
 from udc_defense.evaluation.rows import key_of, read_parts, read_run
+from udc_defense.evaluation.study import PRESETS, Attack, Part, Plan, Study, read_study
 from udc_defense.images import quantize, read_image, write_png
 from udc_defense.metrics import psnr
 from udc_defense.photo.source import from_pair, from_title
@@ -64,27 +63,30 @@ class Aliased(nn.Module):
 
 SHARPEN, SHARPER, ALIASED = (f"{__name__}:{name}" for name in ("Sharpen", "Sharper", "Aliased"))
 NOISE, MASK = Purification("gaussian_noise", strength=4), Purification("bit_depth", strength=5)
-PROTOCOL = Protocol(
+EXACT = Attack("PGD-2, exact", "pgd", {"threat": "exact", "steps": 2})
+OBLIVIOUS = (Attack("FGSM", "fgsm"), Attack("PGD-2", "pgd", {"steps": 2, "resubmit": 2}))
+KNOWING = (
+    Attack("PGD-2, exact", "pgd", {"threat": "exact", "steps": 2, "resubmit": 2}),
+    Attack("PGD-2, bpda", "pgd", {"threat": "bpda", "steps": 2}),
+    Attack("PGD-2, surrogate", "pgd", {"threat": "surrogate", "steps": 2}),
+)
+MORE_DRAWS = tuple(Attack(f"EOT: {k}", "pgd", {"threat": "exact", "steps": 1, "draws": k}) for k in (1, 3))
+STUDY = Study(
     size=24,
     images=3,
-    oblivious=(Entry("FGSM", "fgsm"), Entry("PGD-2", "pgd", {"steps": 2, "resubmit": 2})),
-    dear=(),
-    adaptive=(
-        Entry("PGD-2, exact", "pgd", {"threat": "exact", "steps": 2, "resubmit": 2}),
-        Entry("PGD-2, bpda", "pgd", {"threat": "bpda", "steps": 2}),
-        Entry("PGD-2, surrogate", "pgd", {"threat": "surrogate", "steps": 2}),
+    parts=(
+        Part(OBLIVIOUS),
+        Part(KNOWING, ("tested",), "adaptive"),
+        Part((EXACT,), ("plain",), "adaptive"),
+        Part(MORE_DRAWS, ("tested",), 1),
+        Part(OBLIVIOUS[:1], elsewhere=True),
     ),
-    trivial=(MASK, Purification("jpeg", strength=75)),
-    on_trivial=(Entry("PGD-2, exact", "pgd", {"threat": "exact", "steps": 2}),),
-    eot=tuple(Entry(f"EOT: {k}", "pgd", {"threat": "exact", "steps": 1, "draws": k}) for k in (1, 3)),
-    eot_images=1,
-    elsewhere=(Entry("FGSM", "fgsm"),),
-    perceptual=False,
+    plain=("bit_depth:5", "jpeg:75"),
 )
+WITHOUT_DRAWS = replace(STUDY, parts=(*STUDY.parts[:3], STUDY.parts[4]), plain=())
 PLAN = Plan(
-    PROTOCOL,
+    STUDY,
     photos=tuple(from_title(title) for title in list(STREETS)[:3]),
-    scenes="",
     restorers={"udc": (SHARPEN,), "noise": (SHARPEN,)},
     defenses=(NOISE,),
     brief=("noise",),
@@ -120,16 +122,16 @@ class TestRows:
     def test_there_is_one_for_every_image_setting_defense_and_draw(self, whole: list[dict[str, Any]]) -> None:
         keys = [key_of(row) for row in whole]
         assert len(set(keys)) == len(keys)
-        assert set(keys) == {key for task in PLAN.tasks() for key in task.keys()}  # noqa: SIM118
+        assert set(keys) == {key for job in PLAN.jobs() for key in job.keys()}  # noqa: SIM118
         # No defense, the defense and two plain ones: 4 FGSM, 4 PGD with 2 more draws for all but the first; exact with
         # 2 more draws and BPDA; the exact attack on the mask, for JPEG has no gradient; on noisy images 2 FGSM.
         per_image = 4 + (4 + 3 * 2) + (3 + 1) + 1 + 2
         assert len(keys) == 3 * per_image + 2  # and two numbers of draws on one image
 
     def test_only_attacks_by_gradient_have_a_precision(self) -> None:
-        protocol = replace(PROTOCOL, dear=(Entry("SimBA", "simba", {"steps": 2}),))
-        tasks = replace(PLAN, protocol=protocol, precision="bfloat16").tasks()
-        found = {(task.cell.settings.attack, task.cell.settings.precision) for task in tasks}
+        more = replace(STUDY, parts=(*STUDY.parts, Part((Attack("SimBA", "simba", {"steps": 2}),))))
+        jobs = replace(PLAN, study=more, precision="bfloat16").jobs()
+        found = {(job.settings.attack, job.settings.precision) for job in jobs}
         assert found == {("fgsm", "bfloat16"), ("pgd", "bfloat16"), ("simba", "float32")}
 
     def test_the_first_draw_knows_everything_and_the_others_what_changes(self, whole: list[dict[str, Any]]) -> None:
@@ -153,18 +155,16 @@ class TestRows:
 
     @pytest.mark.parametrize("name", PRESETS)
     def test_every_preset_makes_each_row_once_and_shares_images_out(self, name: str) -> None:
-        plan = replace(PLAN, protocol=PRESETS[name], restorers={"udc": (SHARPEN, SHARPER)}, brief=())
-        keys = [key for task in plan.tasks() for key in task.keys()]  # noqa: SIM118
-        shares = [key for part in range(2) for task in plan.tasks(plan.photos[part::2]) for key in task.keys()]  # noqa: SIM118
+        plan = replace(PLAN, study=read_study(name), restorers={"udc": (SHARPEN, SHARPER)}, brief=())
+        keys = [key for job in plan.jobs() for key in job.keys()]  # noqa: SIM118
+        shares = [key for part in range(2) for job in plan.jobs(plan.measured[part::2]) for key in job.keys()]  # noqa: SIM118
         assert len(set(keys)) == len(keys) and sorted(shares) == sorted(keys)
 
     def test_what_takes_long_meets_the_images_that_are_marked(self) -> None:
         photos = tuple(replace(photo, adaptive=index == 1) for index, photo in enumerate(PLAN.photos))
-        protocol = replace(PROTOCOL, dear=(Entry("Square", "square", {"steps": 1}),))
-        tasks = replace(PLAN, protocol=protocol, photos=photos).tasks()
-        met = {
-            title: {task.crop for task in tasks if task.title == title} for title in ("FGSM", "Square", "PGD-2, exact")
-        }
+        more = Part((Attack("Square", "square", {"steps": 1}),), images="adaptive")
+        jobs = replace(PLAN, study=replace(STUDY, parts=(*STUDY.parts, more)), photos=photos).jobs()
+        met = {title: {job.photo for job in jobs if job.title == title} for title in ("FGSM", "Square", "PGD-2, exact")}
         assert met == {"FGSM": set(photos), "Square": {photos[1]}, "PGD-2, exact": {photos[1]}}
 
     def test_an_image_on_another_degradation_is_another_image(self, whole: list[dict[str, Any]]) -> None:
@@ -173,7 +173,7 @@ class TestRows:
 
     def test_a_transferred_attack_is_the_one_that_the_other_was_attacked_with(self, tmp_path: Path) -> None:
         plan = replace(PLAN, restorers={"udc": (SHARPEN, SHARPER)}, photos=PLAN.photos[:1], defenses=())
-        plan = replace(plan, protocol=replace(PROTOCOL, trivial=(), eot=()))
+        plan = replace(plan, study=WITHOUT_DRAWS)
         rows = measure(tmp_path, plan)
         finish(plan, tmp_path)
         (foreign,) = (row for row in rows if row.get("made_on") == SHARPER)
@@ -192,7 +192,7 @@ class TestRows:
             Image.fromarray(array).save(tmp_path / folder / "a.png")
         (pair,) = read_pairs(tmp_path / "captures", tmp_path / "clean")
         plan = replace(PLAN, photos=(from_pair(pair),), restorers={"pairs": (SHARPEN,)}, defenses=(), brief=())
-        rows = measure(tmp_path / "out", replace(plan, protocol=replace(PROTOCOL, trivial=(), eot=())))
+        rows = measure(tmp_path / "out", replace(plan, study=WITHOUT_DRAWS))
         images = [torch.from_numpy(array[8:32, 3:27] / 255).permute(2, 0, 1)[None] for array in pixels]
         assert {row["psnr"]["captured"] for row in rows} == {round(float(psnr(*images)), 4)}
 
@@ -216,7 +216,7 @@ class TestInterruptions:
         self, whole: list[dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         def killed() -> None:
-            written = runner.append
+            written = processes.append
 
             def half(path: Path, rows: list[dict[str, Any]]) -> None:
                 written(path, rows)
@@ -224,7 +224,7 @@ class TestInterruptions:
                     os.truncate(path, path.stat().st_size - 40)
                     os.kill(os.getpid(), signal.SIGKILL)
 
-            runner.append = half  # type: ignore[assignment]
+            processes.append = half  # type: ignore[assignment]
             measure(tmp_path)
 
         assert exit_status(killed) == -signal.SIGKILL
@@ -332,20 +332,15 @@ class TestFinish:
 def test_a_masked_gradient_is_exposed(tmp_path: Path) -> None:
     """Few grey levels: high numbers for whoever ignores or differentiates it, low ones for whoever goes around."""
     attacked = {"steps": 10, "eps": 4.0}
-    protocol = replace(
-        PROTOCOL,
-        oblivious=(Entry("PGD-10", "pgd", attacked),),
-        adaptive=tuple(Entry(f"PGD-10, {t}", "pgd", attacked | {"threat": t}) for t in ("exact", "bpda")),
-        trivial=(),
-        eot=(),
-    )
+    knowing = tuple(Attack(f"PGD-10, {t}", "pgd", attacked | {"threat": t}) for t in ("exact", "bpda"))
+    study = Study(24, (Part((Attack("PGD-10", "pgd", attacked),)), Part(knowing, ("tested",))))
     # Captures and what the defended restorer makes of them: without an attack nothing is lost.
     for index in range(3):
         captured = quantize(0.2 + 0.6 * F.interpolate(anywhere(1, 3, 3, 3, seed=index).float(), 24, mode="bicubic"))
         write_png(captured, tmp_path / "captures" / f"{index}.png")
         write_png(Aliased()(MASK.load()(captured)), tmp_path / "clean" / f"{index}.png")
     photos = tuple(from_pair(pair) for pair in read_pairs(tmp_path / "captures", tmp_path / "clean"))
-    plan = replace(PLAN, protocol=protocol, photos=photos, restorers={"pairs": (ALIASED,)}, defenses=(MASK,), brief=())
+    plan = replace(PLAN, study=study, photos=photos, restorers={"pairs": (ALIASED,)}, defenses=(MASK,), brief=())
     rows = measure(tmp_path, plan)
     finish(plan, tmp_path)
     summary = json.loads((tmp_path / SUMMARY).read_text())
@@ -366,7 +361,7 @@ def test_a_masked_gradient_is_exposed(tmp_path: Path) -> None:
 class TestCommand:
     @pytest.fixture
     def words(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
-        monkeypatch.setitem(PRESETS, "quick", PROTOCOL)
+        monkeypatch.setattr(study, "read_study", lambda _: STUDY)
         return ["evaluate", "--restorer", SHARPEN, "--workers", "0", "--out", str(tmp_path / "out")]
 
     def test_its_last_line_is_the_report(self, words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
@@ -393,7 +388,7 @@ class TestCommand:
     @pytest.mark.parametrize(
         ("more", "said"),
         [
-            (["--preset", "paper"], "the preset paper needs images"),
+            (["--preset", "paper"], "needs images"),
             (["--scenes", "."], "go together"),
             (["--threats", "spy"], "'spy'"),
             (["--attacks", "gradient"], "'gradient'"),

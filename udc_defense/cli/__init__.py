@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from udc_defense import __version__
-from udc_defense.cli import certify, demo, distill, evaluate, export, models, panels, photos, report, results, training
+from udc_defense.cli import certify, demo, distill, evaluate, export, models, panels, photos, report, training
 from udc_defense.cli.common import complain
 from udc_defense.errors import UDCDefenseError
 from udc_defense.output import protect, protecting
@@ -62,6 +62,6 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=__version__)
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
-    for module in (photos, panels, demo, training, certify, distill, evaluate, models, export, results, report):
+    for module in (photos, panels, demo, training, certify, distill, evaluate, models, export, report):
         module.add(commands)
     return parser

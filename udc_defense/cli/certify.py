@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from udc_defense.cli.common import REPORT, device, each, say, sources, write_json, write_numbers
-from udc_defense.cli.flags import add_common, add_crop_list, add_defense, add_pairs, add_panel, command, radius, unit
+from udc_defense.cli.flags import add_common, add_defense, add_pairs, add_panel, command, radius, unit
 from udc_defense.cli.progress import Meter
 from udc_defense.errors import SettingError
 
@@ -32,7 +32,7 @@ COMPARED = 4  # of L-infinity, in 1/255: the usual attack
 
 
 def add(commands: Any) -> None:
-    """Add `certify` and `certification`."""
+    """Add the command."""
     certify = command(commands, "certify", _certify, "bounds of PSNR that no attack within a radius can break")
     certify.add_argument("images", nargs="*", type=Path, metavar="PHOTO", help="photos to certify, or folders of such")
     certify.add_argument("--captured", action="store_true", help="the photos were taken by an under-display camera")
@@ -71,28 +71,6 @@ def add(commands: Any) -> None:
     )
     add_defense(certify, "what takes the noise out before the restorer, in one step at the level of --sigma", DENOISER)
     add_common(certify)
-
-    suite = command(
-        commands, "certification", _certification, "certified PSNR over the radius on a crop list: certification.json"
-    )
-    add_crop_list(suite)
-    suite.add_argument("--surrogate", metavar="NAME", help="a restorer that was distilled from the default one")
-    suite.add_argument("--workers", type=int, default=2, help="processes of one thread each")
-
-
-def _certification(options: argparse.Namespace) -> int:
-    """An interrupted run goes on where it stopped."""
-    from udc_defense.evaluation.certification_suite import Suite
-
-    given = options.scenes, options.crops, "default", options.surrogate, options.seed, options.out
-    suite = Suite(*given, workers=options.workers)
-    with Meter("certificate") as meter:
-        for done, total in suite.run():
-            meter.at(done, total)
-    write_json(options.out / "certification.json", suite.results())
-    suite.partial.unlink(missing_ok=True)
-    say(str(options.out / "certification.json"))
-    return 0
 
 
 def _certify(options: argparse.Namespace) -> int:

@@ -1,4 +1,4 @@
-"""`udc-defense distill` and `ducd`: a surrogate of a black box, and what it is worth."""
+"""`udc-defense distill`: a surrogate of a black box."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from udc_defense.cli.common import drain, say, write_json
-from udc_defense.cli.flags import add_crop_list, add_panels, command
+from udc_defense.cli.common import drain, say
+from udc_defense.cli.flags import add_panels, command
 from udc_defense.cli.training import scene_folder
 from udc_defense.errors import SettingError
 
@@ -22,7 +22,7 @@ STEPS = 10_000
 
 
 def add(commands: Any) -> None:
-    """Add `distill` and `ducd`."""
+    """Add the command."""
     distill = command(commands, "distill", _distill, "a surrogate of a restorer that is known by its answers only")
     distill.add_argument(
         "--target",
@@ -43,11 +43,6 @@ def add(commands: Any) -> None:
     distill.add_argument("--out", type=Path, required=True, metavar="DIR")
     distill.add_argument("--resume", action="store_true", help="go on with what --out holds")
     _add_effort(distill)
-
-    ducd = command(commands, "ducd", _ducd, "distil the embedded restorer and measure it: results/ducd.json")
-    add_crop_list(ducd)
-    ducd.add_argument("--run", type=Path, default=Path("runs/ducd"), metavar="DIR", help="of the surrogate, resumed")
-    _add_effort(ducd)
 
 
 def _add_effort(parser: argparse.ArgumentParser) -> None:
@@ -75,25 +70,6 @@ def _distill(options: argparse.Namespace) -> int:
         seed=options.seed,
     )
     _run(find_target(options.target, bits=options.bits), questions, _settings(options, options.out))
-    return 0
-
-
-def _ducd(options: argparse.Namespace) -> int:
-    """Every part is kept in the run's folder as soon as it is known."""
-    from udc_defense.black_box import find_target
-    from udc_defense.evaluation import ducd
-    from udc_defense.training.distill import Questions
-
-    asked, _ = ducd.split_scenes(options.scenes, options.crops)
-    questions = Questions(asked, ["axon20"], options.queries, sigma=ducd.SIGMA, seed=options.seed)
-    _run(find_target(ducd.RESTORER), questions, _settings(options, options.run))
-    found = {}
-    for name, part in ducd.measure(options.scenes, options.crops, options.run, options.seed):
-        found[name] = part
-        say(f"{name}: done.")
-    table = ducd.head(options.seed, options.run) | found
-    write_json(options.out / "ducd.json", table)
-    say(str(options.out / "ducd.json"))
     return 0
 
 

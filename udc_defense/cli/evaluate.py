@@ -14,9 +14,7 @@ from udc_defense.errors import SettingError
 
 if TYPE_CHECKING:
     from udc_defense.evaluation.api import Images
-    from udc_defense.evaluation.plan import Plan
-
-PRESETS = ("quick", "paper", "full")
+    from udc_defense.evaluation.study import Plan
 
 
 def add(commands: Any) -> None:
@@ -24,8 +22,12 @@ def add(commands: Any) -> None:
     words = "measure how robust restorers and defenses are, and what that costs: rows, summary and report"
     parser = command(commands, "evaluate", _evaluate, words)
     parser.add_argument(
-        "--preset", choices=PRESETS, default="quick", help="how much is measured; quick, the default, needs no images"
+        "--preset",
+        default="quick",
+        metavar="NAME",
+        help="what is measured: quick, which needs no data (default), paper, full, or a study of yours, FILE.toml",
     )
+    parser.add_argument("--plan", action="store_true", help="only say what would be measured, and how long it takes")
     parser.add_argument(
         "--restorer",
         action="append",
@@ -82,9 +84,11 @@ def _evaluate(options: argparse.Namespace) -> int:
     from udc_defense.evaluation.api import in_words
 
     torch.set_num_threads(1)  # as in workers: what a row says must not depend on the number of cores
-    out = options.out or Path(f"evaluate-{options.preset}")
+    out = options.out or Path(f"evaluate-{Path(options.preset).stem}")
     team = evaluate.team()
     plan = _plan(options, team.device or device(options.device))
+    if options.plan:
+        return _foretell(plan)
     workers = _workers(options, plan.device, team.count)
     processes = team.count * max(1, workers)
     about = {
@@ -96,11 +100,24 @@ def _evaluate(options: argparse.Namespace) -> int:
     if team.index == 0:
         say(f"Measuring on {about['images']}.")
     steps = evaluate.run(plan, out, about, workers, team)
-    jobs = len(plan.tasks(plan.photos[team.index :: team.count]))
+    jobs = len(plan.jobs(plan.measured[team.index :: team.count]))
     drain((done for done, _ in steps), jobs, "job")
     if team.index == 0:
         evaluate.finish(plan, out)
         say(str(_report(out)))
+    return 0
+
+
+def _foretell(plan: Plan) -> int:
+    """What a run would measure, and the core-minutes that it takes here."""
+    from udc_defense.evaluation.estimate import expected
+
+    found = expected(plan.jobs())
+    for entry in found:
+        say(f"{entry.minutes:8.1f} min  {entry.rows:6} rows, {entry.images:3} images  {entry.title}")
+    total, rows = sum(entry.minutes for entry in found), sum(entry.rows for entry in found)
+    where = "core-minutes" if plan.device == "cpu" else f"minutes of {plan.device}"
+    say(f"{total:8.1f} min  {rows:6} rows in all: about {total:.0f} {where} on this machine.")
     return 0
 
 
@@ -129,7 +146,7 @@ def _plan(options: argparse.Namespace, chosen_device: str) -> Plan:
 
     plan = make_plan(
         options.restorer or (),
-        options.defense or ("default",),
+        options.defense or (),
         options.preset,
         _images(options),
         options.attacks,
@@ -140,7 +157,7 @@ def _plan(options: argparse.Namespace, chosen_device: str) -> Plan:
         device=chosen_device,
         precision=options.precision,
     )
-    if not plan.protocol.perceptual and options.preset != "quick":
+    if not plan.study.perceptual and options.preset != "quick":
         complain("without LPIPS, whose published weights cannot be had.")
     return plan
 

@@ -14,11 +14,10 @@ import torch
 from udc_defense.errors import SettingError, UDCDefenseError
 from udc_defense.evaluation.degradations import RESTORERS
 from udc_defense.evaluation.evaluate import SUMMARY, Team, facts, finish, run
-from udc_defense.evaluation.plan import PAIRS, UDC, Plan
-from udc_defense.evaluation.protocol import PRESETS
+from udc_defense.evaluation.jobs import PAIRS, UDC
+from udc_defense.evaluation.study import Plan, defenses_of, read_study
 from udc_defense.photo.source import Photo, from_crop, from_pair, from_title
 from udc_defense.precision import Precision
-from udc_defense.purification import parse_defense
 from udc_defense.samples import scene_titles
 from udc_defense.scenes import Domain, read_crops, read_pairs
 
@@ -70,7 +69,7 @@ class Images:
         return not (self.pairs or self.scenes or self.crops)
 
     def photos(self) -> list[Photo]:
-        """All that are there.
+        """All that are there, of every split.
 
         Raises:
             UDCDefenseError: they cannot be found or read, or are named in two ways.
@@ -80,7 +79,7 @@ class Images:
                 raise SettingError("--pairs stands alone: it brings captures and their ground truth.")
             return [from_pair(pair) for pair in read_pairs(*self.pairs, self.domain)]
         if self.scenes and self.crops:
-            return [from_crop(crop, self.scenes) for crop in read_crops(self.crops, self.split)]
+            return [from_crop(crop, self.scenes) for crop in read_crops(self.crops)]
         if self.scenes or self.crops:
             raise SettingError("--scenes DIR and --crops FILE go together.")
         return [from_title(title) for title in scene_titles()]
@@ -108,7 +107,7 @@ def evaluate(
         restorer: what `load_restorer` takes: an embedded name, a folder, owner/name[@revision] on the Hub, or
             `package.module:attribute`; several give a transfer matrix.
         defenses: what `load_defense` takes, such as `default` or `ddim:noise_level=20,steps=3`.
-        preset: `quick`, which needs no images, `paper` or `full`.
+        preset: `quick`, which needs no images, `paper`, `full`, or a study of one's own, FILE.toml.
         out: the run folder: run.json, rows, examples and summary.json.
         images: None takes drawn scenes and bundled photos, which are no benchmark.
         attacks: names of attacks; None is all of the preset.
@@ -147,30 +146,29 @@ def make_plan(
     device: str,
     precision: Precision = "float32",
 ) -> Plan:
-    """The plan of an evaluation; the arguments are those of `evaluate`, no restorer means the default ones.
+    """The plan of an evaluation; the arguments are those of `evaluate`, no restorer and no defense mean those of the study.
 
     Raises:
         UDCDefenseError: something that was named is not there or out of range.
     """
-    if preset not in PRESETS:
-        raise SettingError(f"preset {preset!r} is not one of {', '.join(PRESETS)}.")
+    study = read_study(preset).narrowed(attacks, threats)
     if degradations and not (images.are_bundled or images.scenes):
         raise SettingError("--pairs stands alone: it brings captures and their ground truth.")
-    if images.are_bundled and preset != "quick":
+    if images.are_bundled and preset in ("paper", "full"):
         raise SettingError(f"the preset {preset} needs images: --scenes DIR --crops FILE, or --pairs CAPTURES CLEAN.")
-    chosen = PRESETS[preset].narrowed(attacks, threats)
     named, of = tuple(dict.fromkeys(restorers)), degradations or ([PAIRS] if images.pairs else [UDC])
-    brief = () if named or degradations or images.pairs or not chosen.elsewhere else ("noise", "blur")
-    found = [purification for purification in map(parse_defense, defenses) if purification]
-    for purification in found:
-        purification.load()  # what it cannot be is said before hours of measuring
+    is_own = named or degradations or images.pairs or not any(part.elsewhere for part in study.parts)
+    brief = () if is_own else tuple(name for name in RESTORERS if name != UDC)
+    if named:
+        study = replace(study, parts=tuple(replace(part, restorers=()) for part in study.parts))
+    own = {name: (RESTORERS.get(name, "default"),) for name in (*of, *brief)} | {UDC: study.restorers}
     return Plan(
-        protocol=replace(chosen, perceptual=chosen.perceptual and has_lpips()),
-        photos=tuple(images.photos()[: chosen.images]),
-        scenes=str(images.scenes or ""),
-        restorers={name: named or (RESTORERS.get(name, "default"),) for name in (*of, *brief)},
-        defenses=tuple(dict.fromkeys(found)),
+        study=replace(study, perceptual=study.perceptual and has_lpips()),
+        photos=tuple(images.photos()),
+        restorers={name: named or own[name] for name in (*of, *brief)},
+        defenses=defenses_of(defenses or study.defenses),
         brief=brief,
+        split=images.split,
         panel=panel,
         seed=seed,
         device=device,
@@ -180,15 +178,15 @@ def make_plan(
 
 def in_words(plan: Plan, images: Images) -> str:
     """Which photos are measured, and how large."""
-    count = len(plan.photos)
+    count = len(plan.measured)
     if images.pairs:
         where = f"{count} captures of {images.pairs[0]} and their ground truth"
     elif images.crops:
         where = f"{count} crops of {images.crops.name}"
     else:
-        names = ", ".join(photo.name for photo in plan.photos)
+        names = ", ".join(photo.name for photo in plan.measured)
         where = f"{count} drawn scenes and bundled photos, which are no benchmark ({names})"
-    return f"{where}, at most {plan.protocol.size} × {plan.protocol.size} pixels"
+    return f"{where}, at most {plan.study.size} × {plan.study.size} pixels"
 
 
 def has_lpips() -> bool:

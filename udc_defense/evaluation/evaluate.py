@@ -21,11 +21,12 @@ from udc_defense.checkpoints.load import weights_sum
 from udc_defense.defense import Defense
 from udc_defense.errors import SettingError, UDCDefenseError
 from udc_defense.evaluation.examples import write_examples
+from udc_defense.evaluation.jobs import purifier_of, restorer_of
 from udc_defense.evaluation.overhead import overhead
-from udc_defense.evaluation.plan import Plan
 from udc_defense.evaluation.rows import merge, read_run
-from udc_defense.evaluation.runner import purifier_of, restorer_of, run_jobs
+from udc_defense.evaluation.study import Plan
 from udc_defense.evaluation.summary import summarize
+from udc_defense.evaluation.workers import run_jobs
 from udc_defense.metrics import METRICS
 from udc_defense.output import locked, write_json
 from udc_defense.provenance import hardware, versions
@@ -68,21 +69,23 @@ def facts(plan: Plan, processes: int) -> dict[str, Any]:
     Raises:
         CheckpointError: a network cannot be had.
     """
-    restorers = list(dict.fromkeys(name for names in plan.restorers.values() for name in names))
+    jobs = plan.jobs()
+    restorers = list(dict.fromkeys(job.restorer for job in jobs))
+    faced = list(dict.fromkeys(p for job in jobs for p in (*plan.defenses, *job.purifications) if p))
     used = [("restorer", name) for name in restorers]
-    used += [("purifier", p.weights) for p in plan.defenses if not p.is_transform]
-    used += [("guide", "default") for p in plan.defenses if p.guide == "feature"]
+    used += [("purifier", p.weights) for p in faced if not p.is_transform]
+    used += [("guide", "default") for p in faced if p.guide == "feature"]
     return {
         "seed": plan.seed,
         "panel": plan.panel,
-        "size": plan.protocol.size,
+        "size": plan.study.size,
         "precision": plan.precision,
-        "photos": [photo.name for photo in plan.photos],
+        "photos": list(dict.fromkeys(job.photo.name for job in jobs)),
         "degradations": list(plan.restorers),
         "restorers": restorers,
-        "defenses": [{"name": defense_name(p)} | p.facts() for p in (*plan.defenses, *plan.trivial)],
-        "metrics": [*METRICS, *(["lpips"] if plan.protocol.perceptual else [])],
-        "attacks": list(dict.fromkeys(task.title for task in plan.tasks(plan.photos[:1]))),
+        "defenses": [{"name": defense_name(p)} | p.facts() for p in faced],
+        "metrics": [*METRICS, *(["lpips"] if plan.study.perceptual else [])],
+        "attacks": list(dict.fromkeys(job.title for job in jobs)),
         "checkpoints": {f"{kind} {name}": weights_sum(name, kind) for kind, name in used},
         "versions": versions(),
         "hardware": hardware(torch.device(plan.device)),
@@ -113,9 +116,9 @@ def _measure(plan: Plan, out: Path, about: dict[str, Any], workers: int, team: T
         _claim(out, about)
         _merge(out)
     team.wait()
-    tasks = plan.tasks(plan.photos[team.index :: team.count])
+    jobs = plan.jobs(plan.measured[team.index :: team.count])
     try:
-        yield from run_jobs(tasks, out / PARTS / f"{team.index}.jsonl", workers, read_run(out))
+        yield from run_jobs(jobs, out / PARTS / f"{team.index}.jsonl", workers, read_run(out))
     except BaseException:
         if team.count == 1:
             with contextlib.suppress(UDCDefenseError):  # on a full disk the parts stay
@@ -159,7 +162,7 @@ def finish(plan: Plan, out: Path) -> None:
 def _costs(plan: Plan) -> list[dict[str, Any]]:
     """Overhead of each defense with the first restorer."""
     restorer = restorer_of(next(iter(plan.restorers.values()))[0], plan.device)
-    purifications = (None, *plan.defenses, *plan.trivial)
+    purifications = (None, *plan.defenses, *plan.plain)
     defenses = [Defense(restorer, purifier_of(p, plan.device)) for p in purifications]
-    found = overhead(defenses, plan.protocol.size, plan.device)
+    found = overhead(defenses, plan.study.size, plan.device)
     return [{"defense": defense_name(p)} | cost for p, cost in zip(purifications, found, strict=True)]

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from udc_defense.evaluation.plan import Plan, Task
+from udc_defense.evaluation.jobs import Job, results_of
 from udc_defense.evaluation.rows import Row, key_of, value
-from udc_defense.evaluation.runner import results_of
+from udc_defense.evaluation.study import Plan
 from udc_defense.evaluation.summary import worst_setting
 from udc_defense.images import write_png
 from udc_defense.output import write_json
@@ -33,12 +33,12 @@ def write_examples(plan: Plan, rows: Sequence[Row], folder: Path) -> None:
     setting = worst_setting(rows, degradation=degradation, restorer=restorers[0], defense=defense)
     if not setting:
         return
-    owners = ((task, task.keys()) for task in plan.tasks())
-    tasks = {key: task for task, keys in owners for key in keys}
+    owners = ((job, job.keys()) for job in plan.jobs())
+    jobs = {key: job for job, keys in owners for key in keys}
     found = []
     left = sorted(setting, key=lambda row: value(row, "defended_attacked") or 0.0)
     for kind, row in (("best", left[-1]), ("worst", left[0])):
-        _write_stages(tasks[key_of(row)], row, folder / kind)
+        _write_stages(jobs[key_of(row)], row, folder / kind)
         told = {
             name: row[name]
             for name in ("image", "restorer", "defense", "degradation", "attack", "threat", "eps", "psnr")
@@ -47,10 +47,9 @@ def write_examples(plan: Plan, rows: Sequence[Row], folder: Path) -> None:
     write_json(folder / "examples.json", found)
 
 
-def _write_stages(task: Task, row: Row, folder: Path) -> None:
-    (purification,) = (p for p in task.cell.purifications if (p.facts() if p else None) == row["purifier"])
-    settings = replace(task.cell.settings, resubmit=0)
-    alone = replace(task, cell=replace(task.cell, settings=settings, purifications=(purification,)))
+def _write_stages(job: Job, row: Row, folder: Path) -> None:
+    (purification,) = (p for p in job.purifications if (p.facts() if p else None) == row["purifier"])
+    alone = replace(job, settings=replace(job.settings, resubmit=0), purifications=(purification,))
     ((_, result),) = results_of(alone)
     for stage in WRITTEN:
         if stage in result.images:

@@ -13,7 +13,6 @@ from typing import Any
 
 from udc_defense.attacks import ATTACKS
 from udc_defense.evaluation import flags
-from udc_defense.evaluation.protocol import LARGEST
 from udc_defense.evaluation.rows import (
     CERTIFIED,
     NONE,
@@ -35,6 +34,7 @@ from udc_defense.purification import Purification, has_gradient
 from udc_defense.table import Interval
 
 SHOWN = ("title", "attack", "objective", "norm", "eps", "steps", "threat")
+LARGEST = 64.0  # a radius at which no restorer can hold
 LIKE = ("attack", "eps", "steps", "objective", "norm", "threat", "draws")
 
 
