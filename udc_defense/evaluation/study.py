@@ -177,11 +177,14 @@ def _tuples(found: dict[str, Any]) -> dict[str, Any]:
     return {key: tuple(held) if isinstance(held, list) else held for key, held in found.items()}
 
 
+_parsed = cache(parse_defense)  # a study names the same defense in many places
+
+
 def named_defenses(study: Study, name: str) -> tuple[Purification | None, ...]:
     """Those of a part's list: a group's, or the one of that name; none of `all`, `tested` and `plain`."""
     if name in (ALL, TESTED, PLAIN):
         return ()
-    return tuple(parse_defense(spec) for spec in study.groups.get(name, (name,)))
+    return tuple(_parsed(spec) for spec in study.groups.get(name, (name,)))
 
 
 @dataclass(frozen=True)
@@ -217,7 +220,7 @@ class Plan:
     @property
     def plain(self) -> tuple[Purification, ...]:
         """The plain transforms that are not themselves under test."""
-        found = (parse_defense(spec) for spec in self.study.plain)
+        found = (_parsed(spec) for spec in self.study.plain)
         return tuple(purification for purification in found if purification and purification not in self.defenses)
 
     def jobs(self, photos: Sequence[Photo] | None = None) -> list[Job]:
