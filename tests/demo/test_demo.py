@@ -733,7 +733,7 @@ def test_every_part_of_the_published_results_has_its_tables() -> None:
     assert "held-out crops" in robustness_tab.paragraph() and "<!--" not in robustness_tab.paragraph()
     for title in robustness_tab.MORE:
         assert robustness_tab.section(title).count("\n| --- |") > 0, title
-    assert robustness_tab.place("made").startswith("`python -m study measure")
+    assert robustness_tab.made().startswith("`python -m study measure")
 
 
 # --- The API ----------------------------------------------------------------------------------------------------------

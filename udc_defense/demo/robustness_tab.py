@@ -45,7 +45,7 @@ def add_robustness_tab() -> None:
         gr.Markdown(NOT_HERE)
         return
     gr.Markdown(f"### What it is worth, in one paragraph\n\n{paragraph()}", elem_id="honest")
-    gr.Markdown(f"Made by {place('made')}", elem_classes="udc-small")
+    gr.Markdown(f"Made by {made()}", elem_classes="udc-small")
     with gr.Row():
         split = gr.Radio(SPLITS, value="heldout", label="Photos", scale=3, elem_id="split")
         metric = gr.Radio(METRICS, value="psnr", label="Measured in", scale=1, elem_id="metric")
@@ -100,6 +100,12 @@ def section(title: str) -> str:
 def paragraph() -> str:
     """What the default defense is worth."""
     return section("The default defense").split("\n\n")[0]
+
+
+def made() -> str:
+    """The command behind the default defense's numbers, and what it ran on."""
+    told = re.search(r"^`python -m study measure .*?(?=\n\n)", _text("RESULTS.md"), re.DOTALL | re.MULTILINE)
+    return MARK.sub("", told[0]) if told else ""
 
 
 def frame(split: str, metric: str) -> pd.DataFrame:
