@@ -25,7 +25,7 @@ from toy_models import anywhere
 
 from udc_defense import cli
 from udc_defense.errors import OutputError, SettingError, UDCDefenseError
-from udc_defense.evaluation import evaluate, study
+from udc_defense.evaluation import api, evaluate
 from udc_defense.evaluation import workers as processes
 from udc_defense.evaluation.evaluate import RUN, SUMMARY, Team, finish, run
 from udc_defense.evaluation.rows import key_of, read_parts, read_run
@@ -361,7 +361,7 @@ def test_a_masked_gradient_is_exposed(tmp_path: Path) -> None:
 class TestCommand:
     @pytest.fixture
     def words(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
-        monkeypatch.setattr(study, "read_study", lambda _: STUDY)
+        monkeypatch.setattr(api, "read_study", lambda _: STUDY)
         return ["evaluate", "--restorer", SHARPEN, "--workers", "0", "--out", str(tmp_path / "out")]
 
     def test_its_last_line_is_the_report(self, words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
@@ -388,7 +388,7 @@ class TestCommand:
     @pytest.mark.parametrize(
         ("more", "said"),
         [
-            (["--preset", "paper"], "needs images"),
+            (["--preset", "paper"], "the preset paper needs images"),
             (["--scenes", "."], "go together"),
             (["--threats", "spy"], "'spy'"),
             (["--attacks", "gradient"], "'gradient'"),

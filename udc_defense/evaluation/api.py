@@ -146,7 +146,7 @@ def make_plan(
     device: str,
     precision: Precision = "float32",
 ) -> Plan:
-    """The plan of an evaluation; the arguments are those of `evaluate`, no restorer and no defense mean those of the study.
+    """The plan of an evaluation, of the arguments of `evaluate`; none of a kind means those of the study.
 
     Raises:
         UDCDefenseError: something that was named is not there or out of range.
