@@ -117,8 +117,9 @@ def fraunhofer(
     Returns:
         (size, size) float64.
     """
-    x = (torch.arange(aperture.shape[-1], dtype=torch.float64) - (aperture.shape[-1] - 1) / 2) * step
-    u = (torch.arange(size, dtype=torch.float64) - (size - 1) / 2) * pitch
+    device = aperture.device
+    x = (torch.arange(aperture.shape[-1], dtype=torch.float64, device=device) - (aperture.shape[-1] - 1) / 2) * step
+    u = (torch.arange(size, dtype=torch.float64, device=device) - (size - 1) / 2) * pitch
     phase = (-2 * math.pi / (wavelength * focal_length)) * u[:, None] * x[None, :]
     kernel = torch.polar(torch.ones_like(phase), phase).to(torch.complex64)
     field = kernel @ aperture.to(torch.complex64) @ kernel.T

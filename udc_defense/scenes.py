@@ -86,7 +86,7 @@ def perspective(
     if not 0 < fov < 180:
         raise SceneError(f"field of view {fov} is not between 0 and 180 degrees.")
     half = math.tan(math.radians(fov) / 2)
-    axis = ((torch.arange(-margin, size + margin) + 0.5) / size * 2 - 1) * half
+    axis = ((torch.arange(-margin, size + margin, device=panorama.device) + 0.5) / size * 2 - 1) * half
     y, x = torch.meshgrid(-axis, axis, indexing="ij")
     ray = F.normalize(torch.stack([x, y, torch.ones_like(x)]), dim=0)
     tilt, turn = math.radians(pitch), math.radians(yaw)

@@ -118,7 +118,8 @@ def _misfit(module: nn.Module, image: Tensor, name: str) -> str | None:
         return None
     if weights.is_inference() and torch.is_grad_enabled() and not torch.is_inference_mode_enabled():
         return "the weights were made under torch.inference_mode, so that no gradient goes through: load them anew."
-    converted = torch.is_autocast_enabled(image.device.type)
+    device = image.device.type
+    converted = device != "meta" and torch.is_autocast_enabled(device)
     if weights.device != image.device or (weights.dtype != image.dtype and not converted):
         return f"{name} is {_kind(image)}, the weights {_kind(weights)}: convert it by image.to(weights)."
     return None

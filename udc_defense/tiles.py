@@ -18,7 +18,7 @@ def apply_tiled(
     counts for nothing and no seam shows.
 
     Args:
-        function: (B, C, h, w) -> (B, C, h, w).
+        function: (B, C, h, w) -> (B, D, h, w).
         image: (B, C, H, W).
         size: side of a tile.
         overlap: pixels that neighbours share at least, less than half of `size`.
@@ -29,17 +29,21 @@ def apply_tiled(
     if height <= size and width <= size:
         return function(image)
     rows, columns = (_spans(length, size, overlap, stride) for length in (height, width))
-    total, weight = torch.zeros_like(image), image.new_zeros(1, 1, height, width)
+    total: Tensor | None = None
+    weight = image.new_zeros(1, 1, height, width)
     for row in rows:
         for column in columns:
             window = (..., row, column)
             fade = _fade(row, height, overlap, image)[:, None] * _fade(column, width, overlap, image)[None, :]
             tile = function(image[window])
+            if total is None:
+                total = tile.new_zeros(len(image), tile.shape[1], height, width)
             if torch.is_grad_enabled() and image.requires_grad:
                 total = _added(total, window, tile * fade)
             else:
                 total[window] += tile * fade
             weight[window] += fade
+    assert total is not None  # there is at least one tile
     return total / weight
 
 

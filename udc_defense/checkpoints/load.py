@@ -19,25 +19,34 @@ from udc_defense.guides import GUIDES, Guide
 from udc_defense.guides.encoder import GuideEncoder
 from udc_defense.guides.feature import Feature
 from udc_defense.memory import in_own_memory
+from udc_defense.optics import Panel
 from udc_defense.purifiers import SAMPLERS
 from udc_defense.purifiers.diffusion import DiffusionPurifier
-from udc_defense.restorers import restorer_class
+from udc_defense.restorers import CLASSICAL, RESTORERS, restorer_class
 from udc_defense.restorers.base import Restorer
 from udc_defense.sizes import check_sizes
 
 IMPORTABLE = re.compile(r"[^\W\d][\w.]*:[^\W\d][\w.]*")
 
 
-def load_restorer(source: str | Path = "default") -> Restorer:
+def load_restorer(source: str | Path = "default", *, panel: Panel | None = None) -> Restorer:
     """A restorer in evaluation mode, float32, on the CPU.
 
     Args:
         source: an embedded name, a folder, or `owner/name[@revision]` on the Hub; or `package.module:attribute`, an
-            `nn.Module` or a class of such that takes no arguments, which runs code of that package.
+            `nn.Module` or a class of such that takes no arguments, which runs code of that package; or a filter
+            without weights, `wiener` or `richardson_lucy`.
+        panel: the display that it looks through, for restorers that know the optics; without it they are blind.
 
     Raises:
         CheckpointError: one sentence that says what is wrong with it.
     """
+    return _restorer(source).for_panel(panel)
+
+
+def _restorer(source: str | Path) -> Restorer:
+    if str(source) in CLASSICAL:
+        return RESTORERS.get(str(source))().eval()
     if is_importable(source):
         restorer = imported(str(source))
         restorer.sha256 = imported_sum(str(source))

@@ -4,9 +4,10 @@ from udc_defense.registry import Registry
 from udc_defense.restorers.base import Restorer
 
 RESTORERS: Registry[type[Restorer]] = Registry(
-    "udc_defense.restorers", "restorer", helpers=("base", "lipschitz_layers")
+    "udc_defense.restorers", "restorer", helpers=("base", "lipschitz_layers", "physics")
 )
 register = RESTORERS.register
+CLASSICAL = ("wiener", "richardson_lucy")  # filters: no weights, but they need the PSF
 
 
 def restorer_class(class_name: str) -> type[Restorer] | None:

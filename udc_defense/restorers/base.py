@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Self
+
 from diffusers import ConfigMixin, ModelMixin
 from torch import Tensor
 
 from udc_defense.tensors import check_fits, check_image
 from udc_defense.tiles import apply_tiled, pad_to_multiple
+
+if TYPE_CHECKING:
+    from udc_defense.optics import Panel
 
 
 class Restorer(ModelMixin, ConfigMixin):
@@ -42,6 +47,10 @@ class Restorer(ModelMixin, ConfigMixin):
         check_fits(self, image, "the capture")
         stride = self.stride or self.multiple
         return apply_tiled(self._whole, image, size=self.tile_size, overlap=self.tile_overlap, stride=stride)
+
+    def for_panel(self, panel: Panel | None) -> Self:
+        """The restorer bound to the display that it looks through; this one, where it needs no optics."""
+        return self
 
     def constrain(self) -> None:
         """Called before training and after each of its steps, without gradients: bring weights back where they must be.
