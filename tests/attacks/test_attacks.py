@@ -285,7 +285,7 @@ def test_a_new_attack_is_one_file(tmp_path: Path) -> None:
         return done.stdout
 
     listed = cli("attack", "--list")
-    assert "toy" in listed and "--option shift=1.0: share of the radius." in listed
+    assert "toy" in listed and "--option shift=1: share of the radius." in listed
     from udc_defense.images import write_png
 
     write_png(torch.full((1, 3, 16, 16), 0.5), tmp_path / "photo.png")

@@ -248,7 +248,7 @@ def test_interruption_keeps_what_is_finished(
 def test_help_is_fast_and_complete() -> None:
     done = subprocess.run([sys.executable, "-m", "udc_defense", "--help"], capture_output=True, text=True, timeout=30)
     assert done.returncode == 0
-    for command in ("run", "simulate", "attack", "purify", "restore", "train", "results", "demo"):
+    for command in ("run", "simulate", "attack", "purify", "restore", "train", "evaluate", "demo"):
         assert f"\n    {command}" in done.stdout
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -23,7 +24,6 @@ from udc_defense.checkpoints.load import checkpoint_sums, load_purifier, load_re
 from udc_defense.defense import Defense
 from udc_defense.errors import SceneError, SettingError
 from udc_defense.evaluation import jobs as module
-from udc_defense.evaluation import rows as rows_module
 from udc_defense.evaluation import workers as workers_module
 from udc_defense.evaluation.jobs import Job, rows_of
 from udc_defense.evaluation.rows import append, read_parts
@@ -329,7 +329,7 @@ class TestPartialFile:
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """Cut after any byte, as a kill or a full disk may: resumed, nothing is lost and nothing comes twice."""
-        monkeypatch.setattr(rows_module.os, "fsync", lambda _: None)
+        monkeypatch.setattr(os, "fsync", lambda _: None)
         path, images = tmp_path / "rows.jsonl", ["a.png", "b.png", "ü\u2028.png"]
         ends = [0]
         for image in images:

@@ -53,9 +53,9 @@ def checksum(folder: Path) -> str:
     return sha256(weights)
 
 
-def verified_sum(folder: Path) -> str:
-    """The same of a checkpoint that `verify` has passed: its list says it, so that nothing is hashed twice."""
-    (weights,) = folder.rglob(WEIGHTS)
+def verified_sum(folder: Path, part: str = "") -> str:
+    """The sha256 of the weights in a part of a folder that `verify` has passed; a listed one is not hashed again."""
+    weights = folder / part / WEIGHTS
     listed = read_json(folder / CHECKSUMS) if (folder / CHECKSUMS).is_file() else {}
     entry = listed.get(weights.relative_to(folder).as_posix())
     return entry["sha256"] if entry else sha256(weights)

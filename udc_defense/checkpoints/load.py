@@ -26,6 +26,7 @@ from udc_defense.restorers import CLASSICAL, RESTORERS, restorer_class
 from udc_defense.restorers.base import Restorer
 from udc_defense.sizes import check_sizes
 
+UNET = "unet"  # where a purifier's network lies in its folder, beside which a pipeline may have a restorer
 IMPORTABLE = re.compile(r"[^\W\d][\w.]*:[^\W\d][\w.]*")
 
 
@@ -83,7 +84,7 @@ def load_purifier(
     """
     options |= {"sampler": SAMPLERS.get(sampler), "guide": named_guide(guide) if isinstance(guide, str) else guide}
     folder = resolve(source, "purifier")
-    network = _built(UNet2DModel, read_json(folder / "unet" / "config.json"), source)
+    network = _built(UNet2DModel, read_json(folder / UNET / "config.json"), source)
     scheduler = _built(DDPMScheduler, read_json(folder / "scheduler" / "scheduler_config.json"), source)
     if not bool(((scheduler.betas > 0) & (scheduler.betas < 1)).all()):
         raise CheckpointError(f"{source}: the noise of its schedule is not in 0…1 at every step.")
@@ -92,9 +93,9 @@ def load_purifier(
     last_timestep = training_facts(folder).get("last_timestep")
     if last_timestep is not None and (not isinstance(last_timestep, int) or last_timestep < 1):
         raise CheckpointError(f"{source}: last_timestep {last_timestep!r} in its training.json is no timestep.")
-    _filled(network, folder / "unet" / WEIGHTS, source)
+    _filled(network, folder / UNET / WEIGHTS, source)
     purifier = DiffusionPurifier(network, scheduler, last_timestep=last_timestep, **options).eval()
-    purifier.sha256 = verified_sum(folder)
+    purifier.sha256 = verified_sum(folder, UNET)
     return purifier
 
 
@@ -139,7 +140,7 @@ def weights_sum(source: str | Path, kind: str) -> str:
     """
     if kind == "restorer" and is_importable(source):
         return imported_sum(str(source))
-    return verified_sum(resolve(source, kind))
+    return verified_sum(resolve(source, kind), UNET if kind == "purifier" else "")
 
 
 def checkpoint_sums(restorer: str, *purifiers: str) -> dict[str, str]:
