@@ -78,7 +78,7 @@ def test_every_attack_runs_in_a_spawned_process(spawned: Pool) -> None:
 def test_every_purifier_runs_in_a_spawned_process(spawned: Pool) -> None:
     guides = [load_guide() if name == "feature" else GUIDES.get(name)() for name in GUIDES.names()]
     purifiers = [
-        *(small_purifier(sampler=name) for name in SAMPLERS.names()),
+        *(small_purifier(sampler=SAMPLERS.get(name)) for name in SAMPLERS.names()),
         *(small_purifier(guide=guide, guidance=0.01) for guide in guides),
         *(TRANSFORMS.get(name)() for name in TRANSFORMS.names()),
     ]

@@ -63,8 +63,8 @@ class Purification:
         if self.is_transform:
             if self.options:
                 raise SettingError(f"transform {self.sampler} has no option {next(iter(self.options))!r}.")
-            if self.strength is None:
-                object.__setattr__(self, "strength", TRANSFORMS.get(self.sampler).strength.default)
+            given = TRANSFORMS.get(self.sampler).strength.default if self.strength is None else self.strength
+            object.__setattr__(self, "strength", float(given))  # one number, one key of rows, however it was written
         elif self.strength is not None:
             raise SettingError(f"strength {self.strength:g} is of a plain transform; {self.sampler} has a noise level.")
 
