@@ -40,6 +40,7 @@ RESTORER = "default"
 EPS = 4 / 255
 STEPS = 20
 QUERIES, TRAINED = 20_000, 10_000  # and steps of the optimizer
+PRECISION = "bf16"  # of the training
 SIGMA = 8 / 255  # of the smoothing, and the largest of the queries
 SAMPLES = 16  # per smoothed image
 FIELD_OF_VIEW = 80.0  # of a member that is a panorama, as of the crop list's
@@ -58,7 +59,7 @@ def distilled(scenes: Path, crops: Path, run: Path, seed: int) -> Iterator[tuple
     asked, _ = split_scenes(scenes, crops)
     target, questions = find_target(RESTORER), Questions(asked, ["axon20"], QUERIES, sigma=SIGMA, seed=seed)
     settings = TrainingSettings(
-        run, steps=TRAINED, batch=4, learning_rate=5e-4, seed=seed, precision="bf16", resume=True
+        run, steps=TRAINED, batch=4, learning_rate=5e-4, seed=seed, precision=PRECISION, resume=True
     )
     yield from ((done, QUERIES + TRAINED) for done in ask(target, questions, run))
     yield from ((QUERIES + state.step, QUERIES + TRAINED) for state in distill(target, questions, settings))

@@ -365,10 +365,10 @@ def test_the_published_results_are_on_their_tab(page: Any) -> None:
     page.locator("#metric").get_by_label("SSIM").check()
     page.wait_for_function("old => document.querySelectorAll('#numbers td')[1].innerText !== old", arg=first)
     assert float(page.locator("#numbers td").nth(1).inner_text()) < 1
-    tables = {"Every attack": "APGD", "Every purifier": "trained one step", "Other architectures": "NAFNet"}
-    tables |= {"Fine-tuned restorers": "adversarially fine-tuned through the purifier", "Every restorer": "axon20"}
-    tables |= {"Other optics": "lobes turned by 90°", "Certified bounds": "surrogate + purifier"}
-    for title, told in (tables | {"The detector": "evades"}).items():
+    tables = {"Every attack": "APGD", "Every purifier": "trained one step", "Architectures": "NAFNet"}
+    tables |= {"Fine-tuning": "adversarially fine-tuned through the purifier", "Every restorer": "axon20"}
+    tables |= {"Captures unlike those of training": "lobes turned by 90°", "Guarantees": "surrogate + purifier"}
+    for title, told in (tables | {"Detecting an attack": "evades"}).items():
         page.get_by_role("button", name=title).click()
         page.locator(".udc-wide td", has_text=told).first.wait_for()
 

@@ -20,12 +20,12 @@ from processes import exit_status
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from study.measure import digits, ducd
 from udc_defense.black_box import Target
 from udc_defense.checkpoints.files import WEIGHTS
 from udc_defense.checkpoints.load import load_restorer
 from udc_defense.cli import main
 from udc_defense.errors import SceneError, SettingError
-from udc_defense.evaluation import digits, ducd
 from udc_defense.images import write_png
 from udc_defense.noise import seeded
 from udc_defense.restorers.base import Restorer
@@ -267,21 +267,21 @@ class TestCommandLine:
         crops.write_text(HEADER + "".join(f"val,photo{index}.png,box,,,,,0\n" for index in range(2)))
         target = tmp_path / "target"
         GatedUNet(**TINY).save_pretrained(target)
-        for name, value in (("RESTORER", str(target)), ("SAMPLES", 2), ("STEPS", 3)):
+        for name, value in (("RESTORER", str(target)), ("SAMPLES", 2), ("STEPS", 3), ("QUERIES", 20), ("TRAINED", 1)):
             monkeypatch.setattr(ducd, name, value)
+        monkeypatch.setattr(ducd, "PRECISION", "no")  # one process trains in one precision only
         measured: list[str] = []
         monkeypatch.setattr(digits, "measure", lambda: measured.append("digits") or {"mean_auc": {}})
-        command = ["ducd", "--scenes", str(scenes), "--crops", str(crops), "--queries", "20", "--steps", "1"]
-        command += ["--run", str(tmp_path / "run"), "--out", str(tmp_path / "results")]
-        assert main(command) == 0
-        first = json.loads((tmp_path / "results/ducd.json").read_text())
-        assert main(command) == 0 and measured == ["digits"]
-        assert json.loads((tmp_path / "results/ducd.json").read_text()) == first
+        run = tmp_path / "run"
+        assert list(ducd.distilled(scenes, crops, run, seed=0))[-1] == (21, 21)
+        first = dict(ducd.measure(scenes, crops, run, seed=0))
+        assert dict(ducd.measure(scenes, crops, run, seed=0)) == first and measured == ["digits"]
         assert first["distillation"]["queries"] == 20 and len(first["transfer"]["rows"]) == 2
         assert (first["membership"]["members"], first["membership"]["others"]) == (4, 2)
         assert set(first["membership"]) == {"members", "others", "capture", "target", "surrogate", "smoothed"}
         assert first["membership"]["capture"]["gain"]["auc"] == 0.5, "a capture gains nothing over itself"
-        assert str(tmp_path) not in json.dumps({key: first[key] for key in ("command", "protocol", "transfer")})
+        about = ducd.head(0, run) | {"transfer": first["transfer"]}
+        assert str(tmp_path) not in json.dumps({key: about[key] for key in ("command", "protocol", "transfer")})
 
 
 def test_asked_members_and_evaluated_scenes_are_apart(tmp_path: Path) -> None:

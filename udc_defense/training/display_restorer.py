@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
@@ -10,10 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from udc_defense.output import write_json
 from udc_defense.restorers.physics import clipped_share
 from udc_defense.restorers.wiener_unet import WienerUNet
 from udc_defense.training.display_captures import Batches, Captures, DisplayCaptures
-from udc_defense.training.loop import Progress, TrainingSettings, bare, train
+from udc_defense.training.loop import Progress, TrainingSettings, bare, save, train
 
 LIGHTS_WEIGHT = 0.05  # of the estimated lights, beside the image
 CLIPPED_AT_LEAST = 0.05  # share of a 2×2 block
@@ -42,8 +42,8 @@ def train_display_restorer(
 
     def finish(trained: nn.Module, run: dict[str, Any]) -> None:
         folder = settings.out / "restorer"
-        trained.half().save_pretrained(folder)  # type: ignore[operator]
-        (folder / "training.json").write_text(json.dumps(facts | run, indent=1), encoding="utf-8")
+        save(trained.half(), folder)
+        write_json(folder / "training.json", facts | run)
 
     seeds = Batches(length=settings.steps, seed=settings.seed)
     return train(restorer, partial(_loss, captures, batch), seeds, settings, finish=finish)
