@@ -22,7 +22,7 @@ RUNS = 3
 
 
 def cpu_seconds(code: str) -> float:
-    """Of a process that runs the code; the least of several."""
+    """Seconds of a process that runs the code, the least of several."""
     found = []
     for _ in range(RUNS):
         before = resource.getrusage(resource.RUSAGE_CHILDREN)

@@ -105,7 +105,7 @@ def _measured(kind: str, name: str, family: str, details: Details) -> dict[str, 
 
 
 def _as_a_defense(is_model: bool) -> dict[str, str]:
-    """Of the default defense, or of the diffusion model."""
+    """What a card tells of the default defense, or of the diffusion model."""
     name, purification = (MODEL, DIFFUSION) if is_model else ("default", DEFAULT)
     return {
         "defense": purification.words,
@@ -219,7 +219,7 @@ def _restoration(found: Rows, stages: tuple[str, ...]) -> list[EvalResult]:
 
 
 def _panel(name: str) -> list[EvalResult]:
-    """Of the network of one panel, on captures of that panel."""
+    """Numbers of the network of one panel, on captures of that panel."""
     (own,) = (condition.words for condition in generalisation.PLAIN if condition.panel == name)
     found = [row for row in results("generalisation")["rows"] if (row["split"], row["condition"]) == (HELDOUT, own)]
     scores = {"captured": [row["captured"] for row in found], "restored": [row["restored"][name] for row in found]}

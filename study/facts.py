@@ -70,7 +70,7 @@ def _default() -> dict[str, str]:
 
 
 def _attacks() -> dict[str, str]:
-    """Of the study's headlines: what the worst attacks leave, and what is left at other radii."""
+    """Numbers of the study's headlines: what the worst attacks leave, and what is left at other radii."""
     bare, defended = (_headline(defense) for defense in ("none", "default"))
     rivals = {
         title: mean(found, "attacked_restored") or 0.0

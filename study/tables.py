@@ -153,7 +153,7 @@ def attacks(split: str) -> str:
 
 
 def _attacks(split: str, only: tuple[str, ...] = ()) -> Iterator[tuple[str, Rows]]:
-    """Of one part of the study of attacks, with the rows of the diffusion model."""
+    """Titles and rows of one part of the study of attacks, with the rows of the diffusion model."""
     for part in plan_of("attacks").parts:
         if part.defenses == only:
             for attack in part.attacks:

@@ -53,7 +53,7 @@ def shown(found: dict[str, Any], digits: int = 2) -> str:
 
 
 def table_of(page: Any, name: str) -> dict[str, dict[str, str]]:
-    """Of the page, by defense and heading."""
+    """Numbers on the page, by defense and heading."""
     head, *rows = page.tables[name]
     cells = [[" ".join(cell.split()).replace("−", "-") for cell in row] for row in (head, *rows)]
     return {row[cells[0].index("Defense")]: dict(zip(cells[0], row, strict=True)) for row in cells[1:]}

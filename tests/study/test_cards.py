@@ -35,7 +35,7 @@ def published(kind: str, name: str = "default") -> str:
 
 
 def average(metric: str, stage: str, title: str, defense: str, size: int) -> float:
-    """Of the held-out rows of PGD-20 at ε = 4."""
+    """Numbers of the held-out rows of PGD-20 at ε = 4."""
     found = rows("default_defense", "heldout", title, defense, size=size)
     return mean(row[metric][stage] for row in found)
 

@@ -223,15 +223,6 @@ def select(rows: Iterable[Row], **wanted: Any) -> list[Row]:
     return [row for row in rows if all(row.get(name) == found for name, found in wanted.items())]
 
 
-def of_setting(rows: Iterable[Row], **changes: Any) -> list[Row]:
-    """The rows of one attack: `changes` are the settings that differ from the attack's own defaults."""
-    wanted = {name: found for name, found in asdict(Settings(**changes)).items() if name != "seed"}
-    return [row for row in rows if all(row.get(name, DEFAULTS[name]) == found for name, found in wanted.items())]
-
-
-DEFAULTS = asdict(Settings())
-
-
 def by_image(rows: Iterable[Row], what: Callable[[Row], float | None]) -> dict[str, float]:
     """A value for each image that has it."""
     found = {row["image"]: what(row) for row in rows}

@@ -9,6 +9,7 @@ sigmoid (arXiv 1612.08083): NAFNet's plain product diverged without the norm. It
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from diffusers.configuration_utils import register_to_config
@@ -42,33 +43,41 @@ class GatedUNet(Restorer):
         self.multiple = 2 ** len(widths)
         scales = list(zip(widths, widths[1:], strict=False))
         self.stem = nn.Conv2d(12, widths[0], 3, padding=1)
-        self.encoder = nn.ModuleList(_stage(width, count) for width, count in zip(widths, blocks, strict=True))
+        self.encoder = nn.ModuleList(gated_stage(width, count) for width, count in zip(widths, blocks, strict=True))
         self.down = nn.ModuleList(nn.Conv2d(fine, coarse, 2, stride=2) for fine, coarse in scales)
         self.up = nn.ModuleList(nn.Conv2d(coarse, 4 * fine, 1) for fine, coarse in scales)
-        self.decoder = nn.ModuleList(_stage(width, count) for (width, _), count in zip(scales, blocks, strict=False))
+        self.decoder = nn.ModuleList(
+            gated_stage(width, count) for (width, _), count in zip(scales, blocks, strict=False)
+        )
         self.head = nn.Conv2d(widths[0], 12, 3, padding=1)
-        self._start_near_identity()
-
-    def _start_near_identity(self) -> None:
-        """Small last convolutions: each block, and the network, starts near the identity."""
-        with torch.no_grad():
-            for module in self.modules():
-                if isinstance(module, GatedBlock):
-                    module.project.weight.mul_(0.1)
-            self.head.weight.mul_(0.1)
+        start_near_identity(self)
 
     def network_forward(self, image: Tensor) -> Tensor:
-        x = self.stem(F.pixel_unshuffle(image, 2))
-        skips = []
-        for stage, down in zip(self.encoder, self.down, strict=False):
-            x = stage(x)
-            skips.append(x)
-            x = down(x)
-        x = self.encoder[-1](x)
-        for stage, up in zip(reversed(self.decoder), reversed(self.up), strict=True):
-            x = stage(F.pixel_shuffle(up(x), 2) + skips.pop())
-        return image + F.pixel_shuffle(self.head(x), 2)
+        return image + through_scales(self, image)
 
 
-def _stage(width: int, count: int) -> nn.Sequential:
+def start_near_identity(network: Any) -> None:
+    """Make last convolutions small: each gated block, and the network with its `head`, starts near the identity."""
+    with torch.no_grad():
+        for module in network.modules():
+            if isinstance(module, GatedBlock):
+                module.project.weight.mul_(0.1)
+        network.head.weight.mul_(0.1)
+
+
+def through_scales(network: Any, image: Tensor) -> Tensor:
+    """Run the `stem`, `encoder`, `down`, `up`, `decoder` and `head` of a network on 2×2 blocks of pixels."""
+    x = network.stem(F.pixel_unshuffle(image, 2))
+    skips = []
+    for stage, down in zip(network.encoder, network.down, strict=False):
+        x = stage(x)
+        skips.append(x)
+        x = down(x)
+    x = network.encoder[-1](x)
+    for stage, up in zip(reversed(network.decoder), reversed(network.up), strict=True):
+        x = stage(F.pixel_shuffle(up(x), 2) + skips.pop())
+    return F.pixel_shuffle(network.head(x), 2)
+
+
+def gated_stage(width: int, count: int) -> nn.Sequential:
     return nn.Sequential(*(GatedBlock(width) for _ in range(count)))

@@ -71,10 +71,6 @@ class OpticsRestorer(Restorer):
         for name, value in optics._asdict().items():
             self.register_buffer(name, value, persistent=False)
 
-    @property
-    def optics(self) -> Optics:
-        return Optics(self.psf, self.saturation, self.noise)
-
     def for_panel(self, panel: Panel | None) -> Self:
         """The same network, bound to a panel, or blind; the weights are shared, this one stays as it is."""
         bound = copy.copy(self)

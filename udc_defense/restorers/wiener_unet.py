@@ -21,7 +21,7 @@ from torch.nn import functional as F
 
 from udc_defense.imaging import inverse_tone_map
 from udc_defense.restorers import register
-from udc_defense.restorers.gated_unet import GatedBlock
+from udc_defense.restorers.gated_unet import gated_stage, start_near_identity, through_scales
 from udc_defense.restorers.physics import (
     OpticsRestorer,
     clipped_share,
@@ -127,29 +127,14 @@ class UNet(nn.Module):
         super().__init__()
         scales = list(zip(widths, widths[1:], strict=False))
         self.stem = nn.Conv2d(4 * inputs, widths[0], 3, padding=1)
-        self.encoder = nn.ModuleList(_stage(width, count) for width, count in zip(widths, encoder, strict=True))
+        self.encoder = nn.ModuleList(gated_stage(width, count) for width, count in zip(widths, encoder, strict=True))
         self.down = nn.ModuleList(nn.Conv2d(fine, coarse, 2, stride=2) for fine, coarse in scales)
         self.up = nn.ModuleList(nn.Conv2d(coarse, 4 * fine, 1) for fine, coarse in scales)
-        self.decoder = nn.ModuleList(_stage(width, count) for (width, _), count in zip(scales, decoder, strict=True))
+        self.decoder = nn.ModuleList(
+            gated_stage(width, count) for (width, _), count in zip(scales, decoder, strict=True)
+        )
         self.head = nn.Conv2d(widths[0], 4 * outputs, 3, padding=1)
-        with torch.no_grad():  # each block, and the network, starts near the identity
-            for module in self.modules():
-                if isinstance(module, GatedBlock):
-                    module.project.weight.mul_(0.1)
-            self.head.weight.mul_(0.1)
+        start_near_identity(self)
 
     def forward(self, image: Tensor) -> Tensor:
-        x = self.stem(F.pixel_unshuffle(image, 2))
-        skips = []
-        for stage, down in zip(self.encoder, self.down, strict=False):
-            x = stage(x)
-            skips.append(x)
-            x = down(x)
-        x = self.encoder[-1](x)
-        for stage, up in zip(reversed(self.decoder), reversed(self.up), strict=True):
-            x = stage(F.pixel_shuffle(up(x), 2) + skips.pop())
-        return F.pixel_shuffle(self.head(x), 2)
-
-
-def _stage(width: int, count: int) -> nn.Sequential:
-    return nn.Sequential(*(GatedBlock(width) for _ in range(count)))
+        return through_scales(self, image)
